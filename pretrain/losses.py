@@ -1,0 +1,55 @@
+"""Losses: the scores of positives and of their negatives to one number and its gradient.
+
+All are sums over the positives of a batch, each times its weight, so that a batch counts by what it holds.
+A masked negative (an accidental positive) adds nothing, neither to the value nor to the gradient.
+Shapes: B positives, N negatives of each.
+"""
+
+__all__ = ["LOSSES", "Loss"]
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Loss(Protocol):
+    """Value and gradient of one loss on one corrupted side."""
+
+    def __call__(
+        self, positive: Tensor, negative: Tensor, masked: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the value (), the gradient of ``positive`` (B,) and that of ``negative`` (B, N).
+
+        Args:
+            positive: Scores (B,).
+            negative: Scores (B, N); may be overwritten.
+            masked: True (B, N) where a negative does not count.
+            weight: Weight (B,) of each positive.
+        """
+        ...
+
+
+def _logistic(positive: Tensor, negative: Tensor, masked: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """-log σ(s_i) - Σ_j log σ(-s_ij): TwHIN Eq. 2, the negatives summed."""
+    value = functional.softplus(-positive) + functional.softplus(negative).masked_fill_(masked, 0.0).sum(1)
+    grad_positive = -torch.sigmoid(-positive) * weight
+    grad_negative = torch.sigmoid(negative).masked_fill_(masked, 0.0) * weight[:, None]
+    return (value * weight).sum(), grad_positive, grad_negative
+
+
+def _softmax(positive: Tensor, negative: Tensor, masked: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """-s_i + log(e^{s_i} + Σ_j e^{s_ij}): sampled softmax, the positive among its own candidates."""
+    negative = negative.masked_fill_(masked, -torch.inf)
+    top = torch.maximum(positive, negative.amax(1)) if negative.shape[1] else positive  # (B,)
+    exponent = torch.exp_(negative.sub_(top[:, None]))  # (B, N)
+    own = torch.exp(positive - top)
+    total = own + exponent.sum(1)
+    value = total.log() + top - positive
+    scale = weight / total
+    return (value * weight).sum(), own * scale - weight, exponent.mul_(scale[:, None])
+
+
+LOSSES: Mapping[str, Loss] = {"logistic": _logistic, "softmax": _softmax}
