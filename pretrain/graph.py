@@ -87,6 +87,7 @@ class Graph:
                 weights are negative or not finite, or a relation has no edges.
             ConfigError: A frame without a relation, a relation without a frame, or an entity type nobody has.
         """
+        _check_columns(columns, frames)
         with Reader() as reader:
             for name, frame in frames.items():
                 reader.add_frame(name, frame, (columns or {}).get(name, {}))
@@ -103,6 +104,7 @@ class Graph:
         min_count: Mapping[str, int] | None = None,
     ) -> "Graph":
         """Build a graph from one Parquet or CSV path per relation; a path may be a glob. See ``from_frames``."""
+        _check_columns(columns, files)
         with Reader() as reader:
             for name, path in files.items():
                 reader.add_file(name, path, (columns or {}).get(name, {}))
@@ -177,7 +179,7 @@ class Graph:
 
         Raises:
             ConfigError: Neither or both of fraction and at, or a fraction not between 0 and 1.
-            DataError: No relation has times, or ``at`` cannot be compared with them.
+            DataError: No relation has times, ``at`` is no time, or all times lie on one side of it.
         """
         if (fraction is None) == (at is None):
             raise ConfigError("split needs either fraction= (by chance) or at= (by time)")
@@ -199,6 +201,8 @@ class Graph:
                 np.minimum.at(first, pair, edges.times)
                 out = first[pair] >= cut
             known[name], held[name] = edges.take(~out), edges.take(out)
+        if cut is not None:
+            _check_cut(at, known, held)
         rule = {"fraction": fraction, "seed": seed} if at is None else {"at": str(at)}
         return tuple(  # type: ignore[return-value]
             Graph(self.relations, self.entities, part, history=(*self.history, {"split": rule, "part": side}))
@@ -215,10 +219,28 @@ class Graph:
         return np.asarray(np.unique(keys, return_inverse=True)[1])
 
 
+def _check_columns(columns: Mapping[str, Columns] | None, given: Mapping[str, Any]) -> None:
+    for name in columns or ():
+        if name not in given:
+            raise ConfigError(f"columns are given for {name!r}, which has no edges given; {closest(name, given)}")
+
+
 def _time_number(at: str | float) -> float:
     if not isinstance(at, str):
         return float(at)
     try:
-        return float(pd.Timestamp(at).tz_localize(None).value // 1000)
+        return float(round(pd.Timestamp(at).timestamp() * 1e6))  # without a time zone: UTC, as in the columns
     except ValueError:
         raise DataError(f"split at {at!r}: not a date such as '2026-05-25' and not a number") from None
+
+
+def _check_cut(at: str | float | None, known: Mapping[str, Edges], held: Mapping[str, Edges]) -> None:
+    """Refuse a time that separates nothing: most often a date where the times are seconds, or the other way round."""
+    times = [[edges.times for edges in part.values() if edges.times is not None] for part in (known, held)]
+    before, after = (np.concatenate(part) for part in times)
+    if not len(before) or not len(after):
+        every = np.concatenate([before, after])
+        raise DataError(
+            f"split at {at!r} leaves all edges on one side: their times are {every.min()} to {every.max()} "
+            "(microseconds since 1970 for timestamps and dates, else the column's integers)"
+        )

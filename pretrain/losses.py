@@ -47,7 +47,7 @@ def _softmax(positive: Tensor, negative: Tensor, masked: Tensor, weight: Tensor)
     exponent = torch.exp_(negative.sub_(top[:, None]))  # (B, N)
     own = torch.exp(positive - top)
     total = own + exponent.sum(1)
-    value = total.log() + top - positive
+    value = total.log() + (top - positive)  # the difference first: exact where scores are large
     scale = weight / total
     return (value * weight).sum(), own * scale - weight, exponent.mul_(scale[:, None])
 

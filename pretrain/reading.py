@@ -7,6 +7,7 @@ __all__ = ["Columns", "Reader", "Selection"]
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from recokit.table.lookup import IdIndex
 
 Columns = Mapping[str, str]  # a role, such as "source", to the name of its column
 _ROLES = ("source", "target", "weight", "time")
+_LARGEST = float(np.finfo(np.float32).max)
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT"}
 
 
@@ -42,6 +44,7 @@ class Reader:
         self._db = duckdb.connect()
         self._db.execute("SET preserve_insertion_order = true")
         self._views: dict[str, str] = {}  # relation name to a view of source, target, weight, time
+        self._sources: dict[str, str] = {}  # relation name to where its edges come from, for messages
         self._types: dict[str, tuple[str, str]] = {}  # relation name to the id types of its ends
         self._has: dict[str, set[str]] = {}  # relation name to the roles that have a column
 
@@ -53,7 +56,8 @@ class Reader:
 
     def add_frame(self, name: str, frame: pd.DataFrame | pa.Table, columns: Columns) -> None:
         """Take a relation's edges from a frame."""
-        table = frame if isinstance(frame, pa.Table) else pa.Table.from_pandas(frame, preserve_index=False)
+        with _readable(f"relation {name!r}: its frame"):
+            table = frame if isinstance(frame, pa.Table) else pa.Table.from_pandas(frame, preserve_index=False)
         raw = f"frame_{len(self._views)}"
         self._db.register(raw, table)
         self._add(name, raw, columns, where="", source="its frame")
@@ -69,7 +73,8 @@ class Reader:
         found = self._column_types(scan)
         if column not in found:
             raise DataError(f"{path}: no column {column!r}; {closest(column, found)}")
-        names = [str(n) for (n,) in self._db.sql(f"SELECT DISTINCT {_quoted(column)} FROM {scan}").fetchall()]
+        with _readable(str(path)):
+            names = [str(n) for (n,) in self._db.sql(f"SELECT DISTINCT {_quoted(column)} FROM {scan}").fetchall()]
         known = {relation.name for relation in relations}
         for name in sorted(set(names) - known):
             raise DataError(f"{path}: relation {name!r} is not configured; {closest(name, known)}")
@@ -81,10 +86,8 @@ class Reader:
     def _scan(self, path: str | Path) -> str:
         text = str(path)
         reader = "read_csv" if text.endswith((".csv", ".tsv", ".csv.gz", ".txt")) else "read_parquet"
-        try:
+        with _readable(text):
             self._db.sql(f"SELECT 1 FROM {reader}({_literal(text)}) LIMIT 1").fetchall()
-        except duckdb.Error as error:
-            raise DataError(f"{text} cannot be read: {str(error).splitlines()[0]}") from error
         return f"{reader}({_literal(text)})"
 
     def _column_types(self, relation: str) -> dict[str, str]:
@@ -108,7 +111,7 @@ class Reader:
             selected.append(f"{_converted(role, column, found[column], what)} AS {role}")
         view = f"edges_{len(self._views)}"
         self._db.execute(f"CREATE VIEW {view} AS SELECT {', '.join(selected)} FROM {raw} {where}")
-        self._views[name], self._has[name] = view, set(types)
+        self._views[name], self._has[name], self._sources[name] = view, set(types), source
         self._types[name] = (_id_kind(types["source"]), _id_kind(types["target"]))
 
     def build(self, relations: Sequence[Relation], min_count: Mapping[str, int]) -> Selection:
@@ -122,7 +125,8 @@ class Reader:
         index = {entity: IdIndex.build(ids) for entity, ids in entities.items()}
         edges, rows = {}, []
         for name, relation in by_name.items():
-            edges[name], counts = self._mapped(name, index[relation.source], index[relation.target])
+            with _readable(f"relation {name!r} ({self._sources[name]})"):
+                edges[name], counts = self._mapped(name, index[relation.source], index[relation.target])
             rows.append({"relation": name, **counts, "edges": len(edges[name])})
             if not len(edges[name]):
                 raise DataError(
@@ -173,25 +177,31 @@ class Reader:
             for name, role in ends
         )
         query = f"SELECT id FROM ({occurrences}) GROUP BY id HAVING sum(n) >= {int(min_count)} ORDER BY id"
-        ids = _fetch(self._db, query, f"entity type {entity!r}").column("id").combine_chunks()
+        where = ", ".join(dict.fromkeys(self._sources[name] for name, _ in ends))
+        with _readable(f"entity type {entity!r} ({where})"):
+            ids = self._db.sql(query).to_arrow_table().column("id").combine_chunks()
         return ids if pa.types.is_integer(ids.type) else ids.cast(pa.large_string())
 
     def _mapped(self, name: str, sources: IdIndex, targets: IdIndex) -> tuple[Edges, dict[str, int]]:
         """Stream a relation's edges and turn its ids into rows; count what is dropped."""
         view, has = self._views[name], self._has[name]
-        self._check_values(name)
         read, null = self._db.sql(
             f"SELECT count(*), count(*) FILTER (WHERE source IS NULL OR target IS NULL) FROM {view}"
         ).fetchall()[0]
         roles = [role for role in _ROLES if role in has]
         query = f"SELECT {', '.join(roles)} FROM {view} WHERE source IS NOT NULL AND target IS NOT NULL"
         parts: dict[str, list[NDArray[Any]]] = {role: [] for role in roles}
+        num_bad = dict.fromkeys(roles, 0)
         for batch in self._db.sql(query).to_arrow_reader(1 << 18):
             rows = {"source": sources.rows(_ids(batch["source"])), "target": targets.rows(_ids(batch["target"]))}
             keep = (rows["source"] >= 0) & (rows["target"] >= 0)
             for role in roles:
                 column = rows[role] if role in rows else batch[role].to_numpy(zero_copy_only=False)
                 parts[role].append(column[keep])
+                num_bad[role] += _num_bad(role, batch[role])
+        for role, what in (("weight", "weights are negative, missing or not finite"), ("time", "rows have no time")):
+            if num_bad.get(role):
+                raise DataError(f"relation {name!r}: {num_bad[role]} {what}")
         joined = {role: np.concatenate(part) if part else np.empty(0, np.int64) for role, part in parts.items()}
         weights, times = joined.get("weight"), joined.get("time")
         edges = Edges(
@@ -202,18 +212,15 @@ class Reader:
         )
         return edges, {"read": read, "null": null, "below_min_count": read - null - len(edges)}
 
-    def _check_values(self, name: str) -> None:
-        """Refuse weights that are negative, missing or not finite, and missing times."""
-        view, has = self._views[name], self._has[name]
-        if "weight" in has:
-            bad = f"SELECT count(*) FROM {view} WHERE weight IS NULL OR NOT isfinite(weight) OR weight < 0"
-            count = self._db.sql(bad).fetchall()[0][0]
-            if count:
-                raise DataError(f"relation {name!r}: {count} weights are negative, missing or not finite")
-        if "time" in has:
-            count = self._db.sql(f"SELECT count(*) FROM {view} WHERE time IS NULL").fetchall()[0][0]
-            if count:
-                raise DataError(f"relation {name!r}: {count} rows have no time")
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Turn what DuckDB and Arrow raise on unreadable data into a DataError of one line."""
+    try:
+        yield
+    except (duckdb.Error, pa.ArrowException) as error:
+        reason = " ".join(str(error).splitlines()[:3])  # of a CSV file: the place, the line, the matter
+        raise DataError(f"{what} cannot be read: {reason}") from error
 
 
 def _without_unused(
@@ -245,6 +252,8 @@ def _converted(role: str, column: str, kind: str, what: str) -> str:
     if role == "weight":
         return f"CAST({name} AS DOUBLE)"
     if role == "time":
+        if kind == "TIMESTAMP WITH TIME ZONE":  # a cast to TIMESTAMP would depend on the machine's time zone
+            return f"epoch_us({name})"
         if kind.startswith("TIMESTAMP") or kind == "DATE":
             return f"epoch_us(CAST({name} AS TIMESTAMP))"
         if kind in _INTEGERS or kind in ("DOUBLE", "FLOAT"):
@@ -262,15 +271,17 @@ def _id_kind(kind: str) -> str:
     return "integers" if kind in _INTEGERS else "strings"
 
 
+def _num_bad(role: str, column: pa.Array) -> int:
+    """Count the values that a weight or a time cannot have."""
+    # Not in SQL: DuckDB believes Parquet's minima and maxima, which leave NaN out.
+    if role != "weight":
+        return int(column.null_count)
+    weights = column.to_numpy(zero_copy_only=False)
+    return int(np.count_nonzero(~((weights >= 0) & (weights <= _LARGEST))))
+
+
 def _ids(column: pa.Array) -> pa.Array:
     return column if pa.types.is_integer(column.type) else column.cast(pa.large_string())
-
-
-def _fetch(db: duckdb.DuckDBPyConnection, query: str, what: str) -> pa.Table:
-    try:
-        return db.sql(query).to_arrow_table()
-    except duckdb.ConversionException as error:
-        raise DataError(f"{what}: an id does not fit 64-bit integers: {str(error).splitlines()[0]}") from error
 
 
 def _quoted(column: str) -> str:

@@ -9,6 +9,7 @@ __all__ = ["train"]
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,11 @@ def train(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if not any(len(edges) for edges in graph.edges.values()):
         raise DataError("train: the graph has no edges")
+    with _matmul_precision(config.precision):
+        return _train(graph, config, device, callback)
+
+
+def _train(graph: Graph, config: TrainConfig, device: torch.device, callback: Callback | None) -> Model:
     run = _Run(graph, config, device)
     total = sum(len(edges) for edges in graph.edges.values())
     history: list[dict[str, Any]] = []
@@ -88,6 +94,17 @@ def train(
         if callback:
             callback({"event": "epoch", "epochs": config.epochs, **record})
     return run.model(graph, history, _meta(graph))
+
+
+@contextmanager
+def _matmul_precision(precision: str) -> Iterator[None]:
+    """Allow bfloat16 inside float32 matrix products under ``"auto"``, for the time of a run."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if precision == "auto" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _meta(graph: Graph) -> dict[str, Any]:

@@ -1,0 +1,89 @@
+"""The subcommand ``recokit pretrain``: a configuration file in, an embedding version out."""
+
+__all__ = ["pretrain"]
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pretrain.evaluate import Evaluation
+from pretrain.evaluate import evaluate as evaluate_model
+from pretrain.export import export
+from pretrain.graph import Graph
+from pretrain.progress import training_progress
+from pretrain.settings import load_settings
+from pretrain.train import train
+from recokit.cli import JsonFlag
+from recokit.errors import VersionError
+
+
+def pretrain(
+    config: Annotated[Path, typer.Argument(help="A TOML file: version, output, [[relation]], [train], [split].")],
+    save_model: Annotated[Path | None, typer.Option(help="Keep the model too, to train on from it later.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train embeddings of a network and export them as a version."""
+    settings = load_settings(config)
+    target = settings.output / settings.version
+    for path in (target, save_model):  # before the work, not after it
+        if path is not None and path.exists():
+            raise VersionError(f"{path} exists already, and a version is never changed: choose another name")
+    console = Console(stderr=as_json)
+    graph = settings.graph()
+    console.print(_summary(graph))
+    console.print("entities: " + ", ".join(f"{len(ids):,} {name}" for name, ids in graph.entities.items()))
+    known, held_out = graph.split(**settings.split) if settings.split else (graph, None)
+    started = time.perf_counter()
+    with training_progress(f"training {settings.version}", console) as callback:
+        model = train(known, settings.train, callback=callback)
+    seconds = time.perf_counter() - started
+    console.print(
+        f"trained {settings.train.epochs} epochs in {seconds:.1f} s, last loss {model.epochs[-1]['loss']:.4f}"
+    )
+    evaluation = None if held_out is None else evaluate_model(model, held_out, known=known, name=settings.version)
+    if evaluation is not None:
+        console.print(_evaluation_table(evaluation))
+    if save_model is not None:
+        model.save(save_model)
+    version = export(model, target)
+    console.print(f"exported {', '.join(version.tables)} to {target}")
+    if as_json:
+        typer.echo(json.dumps(_document(graph, target, seconds, model.epochs, evaluation), indent=2, allow_nan=False))
+
+
+def _document(graph: Graph, path: Path, seconds: float, epochs: Any, evaluation: Evaluation | None) -> dict[str, Any]:
+    return {
+        "version": str(path),
+        "read": list(graph.summary.rows),
+        "entities": {name: len(ids) for name, ids in graph.entities.items()},
+        "seconds": seconds,
+        "epochs": list(epochs),
+        "results": [] if evaluation is None else list(evaluation.results),
+    }
+
+
+def _summary(graph: Graph) -> Table:
+    table = Table(title="edges read", title_justify="left")
+    table.add_column("relation")
+    for column in ("read", "without an end", "below min_count", "edges"):
+        table.add_column(column, justify="right")
+    for row in graph.summary.rows:
+        table.add_row(row["relation"], *(f"{row[key]:,}" for key in ("read", "null", "below_min_count", "edges")))
+    return table
+
+
+def _evaluation_table(evaluation: Evaluation) -> Table:
+    frame = evaluation.to_frame()
+    table = Table(title="held-out edges, filtered rank among all entities", title_justify="left")
+    table.add_column("relation")
+    for column in frame.columns:
+        table.add_column(column, justify="right")
+    for relation, row in frame.iterrows():
+        values = [f"{value:,.0f}" if name == "questions" else f"{value:.4f}" for name, value in row.items()]
+        table.add_row(str(relation), *values)
+    return table

@@ -1,0 +1,222 @@
+"""The command ``recokit``: look at tables and versions, ask for neighbours, evaluate.
+
+Commands that train come from whoever registers them in the entry-point group ``recokit.commands`` (``pretrain`` does),
+so that this package needs no trainer.  People get tables, machines get ``--json``; bad input ends with one line on
+standard error and exit code 2.
+"""
+
+__all__ = ["app", "emit", "main"]
+
+import json
+import sys
+from importlib.metadata import entry_points
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from recokit.errors import ConfigError, DataError, FormatError, MissingDependencyError, RecokitError, closest
+
+if TYPE_CHECKING:
+    from recokit.table import EmbeddingTable, RelationParameters, Version
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+def main() -> None:
+    """Run the command line; end with code 2 and one line where the input is bad."""
+    try:
+        _add_registered(sys.argv[1:])
+        app()
+    except RecokitError as error:
+        line = " ".join(str(error).split())
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"recokit: {line}")
+        sys.exit(2)
+
+
+def _add_registered(arguments: list[str]) -> None:
+    """Import the command that is asked for, or all of them where help is; an import of a trainer takes a second."""
+    asked = next((word for word in arguments if not word.startswith("-")), None)
+    if "--version" in arguments and asked is None:
+        return
+    for point in entry_points(group="recokit.commands"):
+        if asked not in (None, point.name):
+            continue
+        try:
+            app.command(name=point.name)(point.load())
+        except ImportError as error:
+            if asked == point.name:
+                package = (error.name or str(error)).split(".")[0]
+                raise MissingDependencyError(package, extra="demo", needed_for=f"`recokit {point.name}`") from error
+
+
+def emit(content: Any, as_json: bool, *tables: Table) -> None:
+    """Print a JSON document for machines, or rich tables for people."""
+    if as_json:
+        typer.echo(json.dumps(content, indent=2, default=str, allow_nan=False))
+        return
+    console = Console()
+    for table in tables:
+        console.print(table)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"recokit {package_version('recokit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Interaction logs to entity embeddings, and embeddings to work in retrieval and ranking."""
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A version, a table, or a store of versions.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Check the SHA-256 of every file.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what a version, a table or a store holds."""
+    from recokit.table import EmbeddingStore, EmbeddingTable, open_version
+
+    if (path / "version.json").is_file():
+        opened = open_version(path, verify=verify)
+        tables = [_table_card(name, opened.table(name)) for name in opened.tables]
+        relations = [
+            {"relation": r.name, "source": r.source, "target": r.target, "operator": r.operator}
+            for r in opened.relations.values()
+        ]
+        card = {
+            "version": opened.name,
+            "created": opened.created.isoformat(),
+            "parent": opened.parent,
+            "tables": tables,
+            "relations": relations,
+            "meta": dict(opened.meta),
+        }
+        title = f"version {opened.name}, created {opened.created:%Y-%m-%d %H:%M} UTC, from {opened.parent or 'scratch'}"
+        emit(card, as_json, _rows_table(title, tables), *([_rows_table("relations", relations)] if relations else []))
+    elif (path / "table.json").is_file():
+        row = _table_card(path.name, EmbeddingTable.load(path, verify=verify))
+        emit(row, as_json, _rows_table(str(path), [row]))
+    elif names := EmbeddingStore(path).versions():
+        rows = [{"version": name, "tables": ", ".join(EmbeddingStore(path).open(name).tables)} for name in names]
+        emit(rows, as_json, _rows_table(f"store {path}, oldest first", rows))
+    else:
+        raise FormatError(f"{path} holds no version.json, no table.json and no versions")
+
+
+@app.command()
+def neighbors(
+    path: Annotated[Path, typer.Argument(help="A version.")],
+    ids: Annotated[list[str], typer.Argument(help="Ids of the table.")],
+    table: Annotated[str, typer.Option(help="The table that the ids are in.")],
+    relation: Annotated[
+        str | None, typer.Option(help="Follow this relation to the targets that fit; else look in the same table.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="Neighbours of each id.")] = 10,
+    as_json: JsonFlag = False,
+) -> None:
+    """List the nearest entities of some ids, by exact search."""
+    from recokit.candidates import CandidateGenerator
+    from recokit.index import ExactIndex
+    from recokit.table import open_version
+
+    opened = open_version(path)
+    queries = opened.table(table)
+    chosen = None
+    if relation is not None:
+        chosen = _relation(opened, relation)
+        if chosen.source != queries.entity:
+            raise ConfigError(f"{relation!r} starts at {chosen.source!r}, but table {table!r} holds {queries.entity!r}")
+    target = queries if chosen is None else opened.table(chosen.target)
+    found = CandidateGenerator(ExactIndex.build(target), queries, chosen)(_typed_ids(ids, queries.id_type), k=k)
+    rows = found.to_dict("records")
+    shown = [{**row, "score": f"{row['score']:.4f}"} for row in rows]
+    emit(rows, as_json, _rows_table(f"neighbors in {target.entity!r} of version {opened.name}", shown))
+
+
+@app.command()
+def evaluate(
+    path: Annotated[Path, typer.Argument(help="A version.")],
+    pairs: Annotated[Path, typer.Argument(help="Held-out pairs: Parquet or CSV with the columns source and target.")],
+    relation: Annotated[str, typer.Option(help="The relation that the pairs belong to.")],
+    seen: Annotated[Path | None, typer.Option(help="Pairs that are not recommended again, in the same form.")] = None,
+    k: Annotated[list[int] | None, typer.Option("-k", help="Cut-offs; may be given several times.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the report here too: .json, .md or .html.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure how well a version retrieves held-out pairs, by exact search over all targets."""
+    from recokit.candidates import CandidateGenerator
+    from recokit.evaluate import evaluate_candidates
+    from recokit.frame import read_frame
+    from recokit.index import ExactIndex
+    from recokit.table import open_version
+
+    opened = open_version(path)
+    ends = _relation(opened, relation)
+    names = {"source": "query", "target": "candidate"}
+    relevant = read_frame(pairs, ["source", "target"]).rename(columns=names)
+    excluded = None if seen is None else read_frame(seen, ["source", "target"]).rename(columns=names)
+    queries, target = opened.table(ends.source), opened.table(ends.target)
+    asked = relevant["query"].drop_duplicates()
+    known = asked[queries.rows(asked) >= 0]
+    if known.empty:
+        raise DataError(f"{pairs}: none of its {len(asked)} sources is in the table {ends.source!r}")
+    cuts = sorted(k or [10, 100])
+    generate = CandidateGenerator(ExactIndex.build(target), queries, ends)
+    report = evaluate_candidates(
+        generate(known, k=cuts[-1], exclude=excluded), relevant, k=tuple(cuts), name=opened.name, catalog=target
+    )
+    if output is not None:
+        report.save(output)
+    emit(json.loads(report.to_json()), as_json, report.to_rich())
+
+
+def _relation(version: "Version", name: str) -> "RelationParameters":
+    if name not in version.relations:
+        raise ConfigError(f"version {version.name!r} has no relation {name!r}; {closest(name, version.relations)}")
+    return version.relations[name]
+
+
+def _typed_ids(ids: list[str], id_type: str) -> list[Any]:
+    if id_type == "string":
+        return ids
+    try:
+        return [int(value) for value in ids]
+    except ValueError as error:
+        raise DataError(f"the table's ids are integers: {error}") from error
+
+
+def _table_card(name: str, table: "EmbeddingTable") -> dict[str, Any]:
+    return {
+        "table": name,
+        "entity": table.entity,
+        "count": table.count,
+        "dim": table.dim,
+        "dtype": str(table.dtype),
+        "ids": table.id_type,
+        "comparator": table.comparator,
+        "version": table.version,
+    }
+
+
+def _rows_table(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in rows[0]:
+        numeric = all(isinstance(row[column], int | float) for row in rows)
+        table.add_column(str(column), justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
+    return table

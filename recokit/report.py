@@ -1,0 +1,357 @@
+"""Reports: results as rows, each with its interval and its protocol; Markdown, HTML and terminal tables are views.
+
+A number without its protocol is not a result, so every ``Result`` carries one. On disk (``report/1``):
+
+    {"format": "report/1", "created": UTC, "provenance": {"versions", "commit", "machine", "data"},
+     "results": [{"name", "metric", "value", "low", "high", "n", "seed", "group", "protocol"}, ...]}
+
+so that ``pandas.DataFrame(report["results"])`` is the whole of it, and two reports compare row by row. NaN, which JSON
+does not have, is null there. In the views, results of one name, group and metric that differ in their seed are
+summarised as mean ± standard deviation (number of seeds); a single one stands as ``value [low, high]``.
+"""
+
+__all__ = ["Report", "Result", "gather_provenance"]
+
+import html
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from recokit.errors import ConfigError, DataError, FormatError, closest
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FORMAT = "report/1"
+PACKAGES = ("recokit", "numpy", "pandas", "scipy", "pyarrow", "torch", "torchrec", "faiss-cpu", "hnswlib")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number and how it came to be.
+
+    Attributes:
+        name: What was measured: a model, a system.
+        metric: Which metric, with what it needs to be unambiguous: ``"recall@10"``, ``"map@10[rel]"``.
+        value: The number; NaN where it is undefined.
+        low: Lower end of its interval, or None.
+        high: Upper end of its interval, or None.
+        n: Queries, groups or rows that it is a mean over, or None.
+        seed: Seed of the training run that it belongs to, or None.
+        group: A part of the data, a relation or a label that it is about; None for all.
+        protocol: How it was measured: split, candidates, filter, ties, ...; values that JSON can hold.
+    """
+
+    name: str
+    metric: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    seed: int | None = None
+    group: str | None = None
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+
+def gather_provenance(data: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Where a report comes from: versions, commit of the working folder, machine, and the ``data`` hashes given.
+
+    Nothing is imported for it: versions are those of the installed packages.
+    """
+    return {
+        "versions": {"python": platform.python_version(), **_versions()},
+        "commit": _commit(),
+        "machine": {"cpus": os.cpu_count(), "architecture": platform.machine(), "system": platform.system()},
+        "data": dict(data or {}),
+    }
+
+
+@dataclass(eq=False)
+class Report:
+    """Results, where they came from, and views of them.
+
+    >>> report = Report([Result("hin", "recall@10", 0.25)], {}) | Report([Result("floor", "recall@10", 0.125)], {})
+    >>> report.value("recall@10", name="floor")
+    0.125
+    """
+
+    results: list[Result]
+    provenance: dict[str, Any] = field(default_factory=gather_provenance)
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def __getitem__(self, key: str) -> Any:
+        return self.to_dict()[key]
+
+    def __or__(self, other: "Report") -> "Report":
+        """Join two reports: rows of both, equal ones once; provenance that differs is kept side by side."""
+        if not isinstance(other, Report):
+            return NotImplemented
+        rows = {_canonical(result): result for result in (*self.results, *other.results)}
+        return Report(list(rows.values()), _merge(self.provenance, other.provenance), max(self.created, other.created))
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+    def __rich__(self) -> "Table":
+        return self.to_rich()
+
+    def _repr_html_(self) -> str:
+        return _html_table(self)
+
+    def value(self, metric: str, *, name: str | None = None, group: str | None = None) -> float:
+        """Return the one value of ``metric``; several or none (of that name and group, where given) is a DataError."""
+        found = [
+            result
+            for result in self.results
+            if result.metric == metric and name in (None, result.name) and group in (None, result.group)
+        ]
+        if len(found) != 1:
+            raise DataError(
+                f"the report has {len(found)} results for metric {metric!r}, name {name!r}, group {group!r}: "
+                f"{closest(metric, {result.metric for result in self.results})}"
+            )
+        return found[0].value
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per result, with the fields of ``Result`` as columns."""
+        return pd.DataFrame([asdict(result) for result in self.results], columns=[f.name for f in fields(Result)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of the JSON file; a value that is NaN or infinite is None."""
+        return {
+            "format": FORMAT,
+            "created": self.created,
+            "provenance": self.provenance,
+            "results": [_row(result) for result in self.results],
+        }
+
+    def to_json(self) -> str:
+        """The report as ``report/1`` JSON."""
+        try:
+            return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
+        except (TypeError, ValueError) as error:
+            raise DataError(f"protocol and provenance have to hold what JSON can hold: {error}") from error
+
+    def to_markdown(self) -> str:
+        """A table with one row per name (and group) and one column per metric, and the protocols as footnotes."""
+        header, rows = _pivot(self.results)
+        lines = [header, ["---"] * 1 + ["---:"] * (len(header) - 1), *rows]
+        table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        notes = "\n".join(f"- {note}" for note in _notes(self.results))
+        return f"{table}\n\n{notes}\n" if notes else f"{table}\n"
+
+    def to_rich(self) -> "Table":
+        """The same table for a terminal: ``console.print(report)`` uses it."""
+        from rich.table import Table
+        from rich.text import Text
+
+        header, rows = _pivot(self.results)
+        # As Text: to rich's markup "[rel]" would be a style.
+        caption = Text("\n".join(_notes(self.results)), justify="left") if self.results else None
+        table = Table(caption=caption, caption_justify="left")
+        for place, cell in enumerate(header):
+            table.add_column(Text(cell), justify="right" if place else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        return table
+
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write one self-contained page: the table, the protocols, the provenance."""
+        style = (
+            "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
+            "table{border-collapse:collapse}th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right}"
+            "th:first-child,td:first-child{text-align:left}pre{background:#f6f6f6;padding:1rem;overflow:auto}"
+        )
+        source = html.escape(json.dumps(self.provenance, indent=1, ensure_ascii=False, default=_plain))
+        page = (
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>recokit report</title>'
+            f"<style>{style}</style></head><body>\n<h1>Report of {html.escape(self.created)}</h1>\n{_html_table(self)}"
+            f"<h2>Provenance</h2>\n<pre>{source}</pre>\n</body></html>\n"
+        )
+        return _write(Path(path), page)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write ``.json``, ``.md`` or ``.html``, by the name; the file appears whole or not at all."""
+        target = Path(path)
+        if target.suffix == ".html":
+            return self.to_html(target)
+        if target.suffix not in (".json", ".md"):
+            raise ConfigError(f"a report is saved as .json, .md or .html, not as {target.name!r}")
+        return _write(target, self.to_json() if target.suffix == ".json" else self.to_markdown())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Report":
+        """Read a ``report/1`` JSON file; another format, or a row with unknown or missing fields, is a FormatError."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise FormatError(f"{path} is not JSON: {error}") from error
+        found = content.get("format") if isinstance(content, dict) else None
+        if found != FORMAT:
+            raise FormatError(f"{path} is of format {found!r}, not {FORMAT!r}")
+        try:
+            results = [Result(**{**row, "value": _number(row["value"])}) for row in content["results"]]
+            return cls(results, content["provenance"], content["created"])
+        except (KeyError, TypeError) as error:
+            raise FormatError(f"{path} is not a complete {FORMAT}: {error}") from error
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    """Commit of the git checkout that the process works in, or None."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5.0,
+            check=True,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    """Unite two trees; leaves that differ become a list of both."""
+    merged = dict(a)
+    for key, value in b.items():
+        mine = merged.get(key, value)
+        if isinstance(mine, Mapping) and isinstance(value, Mapping):
+            merged[key] = _merge(mine, value)
+        elif mine == value:
+            merged[key] = value
+        else:
+            known = mine if isinstance(mine, list) else [mine]
+            merged[key] = known + [new for new in (value if isinstance(value, list) else [value]) if new not in known]
+    return merged
+
+
+def _row(result: Result) -> dict[str, Any]:
+    row = asdict(result)
+    for key in ("value", "low", "high"):
+        row[key] = None if row[key] is None or not math.isfinite(row[key]) else float(row[key])
+    return row
+
+
+def _canonical(result: Result) -> str:
+    return json.dumps(_row(result), sort_keys=True, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON holds of a NumPy scalar or array, a path, a time."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, (os.PathLike, datetime)):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is not JSON: {value!r}")
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _pivot(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of text: one row per name and group, one column per metric, in order of appearance."""
+    metrics = list(dict.fromkeys(result.metric for result in results))
+    cells: dict[str, dict[str, list[Result]]] = {}
+    for result in results:
+        label = result.name if result.group is None else f"{result.name} · {result.group}"
+        cells.setdefault(label, {}).setdefault(result.metric, []).append(result)
+    rows = [[label, *(_cell(row.get(metric, [])) for metric in metrics)] for label, row in cells.items()]
+    return ["name", *metrics], rows
+
+
+def _cell(results: Sequence[Result]) -> str:
+    seeds = {result.seed for result in results}
+    if len(seeds) == len(results) > 1 and None not in seeds:
+        values = [result.value for result in results]
+        return f"{_text(statistics.fmean(values))} ± {_text(statistics.stdev(values))} ({len(values)})"
+    # Several without seeds are no runs of one thing, so they have no mean.
+    return " / ".join(_single(result) for result in results)
+
+
+def _single(result: Result) -> str:
+    if result.low is None or result.high is None:
+        return _text(result.value)
+    return f"{_text(result.value)} [{_text(result.low)}, {_text(result.high)}]"
+
+
+def _text(value: float) -> str:
+    """Four significant digits, at most four decimals."""
+    if not math.isfinite(value):
+        return str(value)
+    whole = len(str(int(abs(value)))) if abs(value) >= 1.0 else 0
+    return f"{value:.{max(0, 4 - whole)}f}"
+
+
+def _notes(results: Sequence[Result]) -> list[str]:
+    """One line per distinct protocol: whose it is, of which metrics where it is not of all, and what it says."""
+    holders: dict[str, list[Result]] = {}
+    for result in results:
+        if result.protocol:
+            said = "; ".join(f"{key}: {_said(value)}" for key, value in result.protocol.items())
+            holders.setdefault(said, []).append(result)
+    notes = []
+    for said, held in holders.items():
+        names = _unique(result.name for result in held)
+        metrics = _unique(result.metric for result in held)
+        complete = metrics == _unique(result.metric for result in results if result.name in names)
+        notes.append(f"{', '.join(names)}{'' if complete else ' (' + ', '.join(metrics) + ')'}. {said}")
+    return notes
+
+
+def _said(value: Any) -> str:
+    return _text(value) if isinstance(value, float) else str(value)
+
+
+def _unique(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+def _html_table(report: Report) -> str:
+    header, rows = _pivot(report.results)
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "\n".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in _notes(report.results))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>\n<ul>{notes}</ul>\n"
+
+
+def _write(path: Path, text: str) -> Path:
+    """Write beside ``path``, then rename: readers see the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with beside.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,23 @@
+"""Embedding tables and versions: the files that producers write and everything else reads (docs/format.md)."""
+
+__all__ = [
+    "Comparator",
+    "EmbeddingStore",
+    "EmbeddingTable",
+    "IdType",
+    "Ids",
+    "Operator",
+    "RelationParameters",
+    "TableEntry",
+    "TableLike",
+    "Version",
+    "id_array",
+    "num_parameters",
+    "open_version",
+    "write_version",
+]
+
+from recokit.table.ids import Ids, IdType, id_array
+from recokit.table.relations import Operator, RelationParameters, num_parameters
+from recokit.table.vectors import Comparator, EmbeddingTable
+from recokit.table.version import EmbeddingStore, TableEntry, TableLike, Version, open_version, write_version

@@ -1,0 +1,301 @@
+"""Versions, which are published, compared and retired as one, and the store, a folder of them.
+
+    version.json    name, creation time, parent, tables, files with checksums; without it there is no version
+    <table>/        one folder for each table
+    relations/      operators and their parameters
+
+A version appears by one rename and is never changed.
+"""
+
+__all__ = ["EmbeddingStore", "TableEntry", "TableLike", "Version", "open_version", "write_version"]
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from recokit.errors import ConfigError, FormatError, VersionError, closest
+from recokit.table.folder import (
+    FileEntry,
+    check_files,
+    check_inside,
+    check_name,
+    file_entries,
+    json_object,
+    local_folder,
+    manifest_value,
+    new_folder,
+    read_json,
+    read_manifest,
+    sha256_of,
+    write_json,
+)
+from recokit.table.relations import RelationParameters, read_relations, write_relations
+from recokit.table.vectors import EmbeddingTable
+
+FORMAT = "embedding-version/1"
+_MANIFEST = "version.json"
+_ENTRY_FIELDS = ("name", "path", "entity", "kind", "network", "components")
+
+
+class TableLike(Protocol):
+    """What a version can hold: vectors, codes, mixtures. ``save`` writes a folder with a ``table.json``."""
+
+    @property
+    def entity(self) -> str:
+        """The entity type."""
+
+    @property
+    def version(self) -> str:
+        """The version that the table belongs to."""
+
+    @property
+    def kind(self) -> str:
+        """``"vectors"``, ``"codes"`` or ``"mixture"``."""
+
+    def save(self, path: str | Path) -> Path:
+        """Write the table as a new folder whose ``table.json`` lists ``files`` with bytes and sha256."""
+
+
+@dataclass(frozen=True)
+class TableEntry:
+    """What a version says of one of its tables.
+
+    Attributes:
+        name: Its name, unique in the version.
+        path: Its folder.
+        entity: The entity type.
+        kind: ``"vectors"``, ``"codes"``, ``"mixture"``, or what a later release adds.
+        network: The network that it comes from, where a version holds several.
+        components: For a mixture, the table that its rows point into.
+        extra: Fields that this release does not know.
+    """
+
+    name: str
+    path: Path
+    entity: str
+    kind: str
+    network: str | None = None
+    components: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published version; made by ``open_version`` and ``write_version``.
+
+    Attributes:
+        name: Its name, that of its folder when it was written.
+        created: When, in UTC.
+        parent: The version that its training started from, or None.
+        meta: What the producer wants known, such as the edges that were used.
+        path: Its folder.
+        tables: Its tables by name.
+    """
+
+    name: str
+    created: datetime
+    parent: str | None
+    meta: Mapping[str, Any]
+    path: Path
+    tables: Mapping[str, TableEntry]
+    _has_relations: bool = False
+    _opened: dict[str, EmbeddingTable] = field(default_factory=dict, repr=False, compare=False)
+
+    def table(self, name: str) -> EmbeddingTable:
+        """Open the table ``name``, of kind ``"vectors"``, memory-mapped; asked again, the same object."""
+        if name not in self.tables:
+            raise ConfigError(f"version {self.name!r} has no table {name!r}; {closest(name, self.tables)}")
+        entry = self.tables[name]
+        if entry.kind != "vectors":
+            raise ConfigError(f"table {name!r} of version {self.name!r} is of kind {entry.kind!r}, expected 'vectors'")
+        if name not in self._opened:
+            self._opened[name] = EmbeddingTable.load(entry.path)
+        return self._opened[name]
+
+    @cached_property
+    def relations(self) -> Mapping[str, RelationParameters]:
+        """The relations by name; read at first use."""
+        return read_relations(self.path / "relations") if self._has_relations else {}
+
+
+def open_version(path: str | Path, *, verify: bool = False) -> Version:
+    """Open a version: read its manifest and compare the sizes of its files.
+
+    Args:
+        path: Its folder.
+        verify: Read every file and compare its SHA-256.
+
+    Raises:
+        FormatError: The folder is no version, is damaged, or of a format that this release does not read.
+        ChecksumError: With ``verify``, a file's bytes have changed.
+    """
+    folder = local_folder(path)
+    manifest = read_manifest(folder, _MANIFEST, FORMAT)
+    files = file_entries(folder, manifest, _MANIFEST)
+    check_files(folder, files, verify=verify)
+    tables = [_table_entry(folder, entry) for entry in manifest_value(folder / _MANIFEST, manifest, "tables", list)]
+    return Version(
+        name=manifest_value(folder / _MANIFEST, manifest, "version", str),
+        created=_created(folder / _MANIFEST, manifest),
+        parent=manifest.get("parent"),
+        meta=manifest_value(folder / _MANIFEST, manifest, "meta", dict),
+        path=folder,
+        tables={table.name: table for table in tables},
+        _has_relations="relations/relations.json" in files,
+    )
+
+
+def write_version(
+    path: str | Path,
+    tables: Mapping[str, TableLike],
+    *,
+    relations: Sequence[RelationParameters] = (),
+    parent: str | None = None,
+    meta: Mapping[str, Any] | None = None,
+    networks: Mapping[str, str] | None = None,
+    created: datetime | None = None,
+) -> Version:
+    """Write a version as a folder, which appears whole or not at all.
+
+    Args:
+        path: The folder to make; its name is the version's name.
+        tables: Tables by name, all of this version.
+        relations: What the tables were trained with.
+        parent: The version that training started from.
+        meta: What should be known, such as the edges that were used; JSON.
+        networks: The network that a table comes from, by table name.
+        created: When the version was made; now, where it is not given.
+
+    Raises:
+        VersionError: The path exists, or a table belongs to another version.
+        ConfigError: A name cannot be a folder's, or a network is given for no table.
+    """
+    target, networks = local_folder(path), dict(networks or {})
+    _check_tables(target.name, tables, networks)
+    created = datetime.now(UTC) if created is None else created
+    if created.tzinfo is None:
+        raise ConfigError(f"created is {created}, expected a time with a time zone")
+    meta = json_object(meta or {}, f"meta of version {target.name!r}")
+    with new_folder(target) as folder:
+        entries: list[dict[str, Any]] = []
+        files: dict[str, FileEntry] = {}
+        for name, table in tables.items():
+            table.save(folder / name)
+            path_in = folder / name / "table.json"
+            manifest = read_json(path_in)
+            # The table hashed its files when it wrote them.
+            files |= {f"{name}/{file}": entry for file, entry in manifest["files"].items()}
+            files[f"{name}/table.json"] = {"bytes": path_in.stat().st_size, "sha256": sha256_of(path_in)}
+            entry = {"name": name, "path": name, "entity": table.entity, "kind": table.kind}
+            entries.append(entry | {"network": networks.get(name), "components": manifest.get("components")})
+        if relations:
+            written = write_relations(folder / "relations", relations)
+            files |= {f"relations/{file}": entry for file, entry in written.items()}
+        version = {
+            "format": FORMAT,
+            "version": target.name,
+            "created": created.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+            "parent": parent,
+            "tables": entries,
+            "files": files,
+            "meta": meta,
+        }
+        write_json(folder / _MANIFEST, version)
+    return open_version(target)
+
+
+class EmbeddingStore:
+    """A folder of versions.
+
+    A folder without ``version.json`` is none yet and not seen; nor is a folder, such as a link called ``production``,
+    whose name is not that of the version in it.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = local_folder(root)
+
+    def __repr__(self) -> str:
+        return f"EmbeddingStore({str(self.root)!r})"
+
+    def versions(self) -> list[str]:
+        """Return the names of the complete versions, oldest first, ties by name."""
+        found = []
+        for folder in self.root.iterdir() if self.root.is_dir() else ():
+            if folder.name.startswith(".") or not (folder / _MANIFEST).is_file():
+                continue
+            manifest = read_manifest(folder, _MANIFEST, FORMAT)
+            if manifest.get("version") == folder.name:
+                found.append((_created(folder / _MANIFEST, manifest), folder.name))
+        return [name for _, name in sorted(found)]
+
+    def latest(self) -> Version | None:
+        """Open the newest complete version, or return None where there is none."""
+        names = self.versions()
+        return self.open(names[-1]) if names else None
+
+    def open(self, name: str, *, verify: bool = False) -> Version:
+        """Open a version by name.
+
+        Raises:
+            VersionError: There is none of this name.
+        """
+        if not (self.root / check_name(name, "the version's name") / _MANIFEST).is_file():
+            raise VersionError(f"{self.root} has no version {name!r}; {closest(name, self.versions())}")
+        return open_version(self.root / name, verify=verify)
+
+    def publish(
+        self,
+        name: str,
+        tables: Mapping[str, TableLike],
+        *,
+        relations: Sequence[RelationParameters] = (),
+        parent: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+        networks: Mapping[str, str] | None = None,
+        created: datetime | None = None,
+    ) -> Version:
+        """Write a new version into the store, as ``write_version`` does."""
+        target = self.root / check_name(name, "the version's name")
+        return write_version(
+            target, tables, relations=relations, parent=parent, meta=meta, networks=networks, created=created
+        )
+
+
+def _check_tables(version: str, tables: Mapping[str, TableLike], networks: Mapping[str, str]) -> None:
+    check_name(version, "the version's name")
+    for name, table in tables.items():
+        if check_name(name, "a table's name") in ("relations", "state", _MANIFEST):
+            raise ConfigError(f"a table cannot be called {name!r}: the version keeps something else there")
+        if table.version != version:
+            raise VersionError(f"table {name!r} is of version {table.version!r}, expected {version!r}")
+    for name in networks:
+        if name not in tables:
+            raise ConfigError(f"networks names the table {name!r}; {closest(name, tables)}")
+
+
+def _table_entry(folder: Path, entry: Any) -> TableEntry:
+    path = folder / _MANIFEST
+    if not isinstance(entry, dict):
+        raise FormatError(f"{path}: 'tables' holds {entry!r}, expected objects")
+    name, where, entity, kind = (manifest_value(path, entry, key, str) for key in ("name", "path", "entity", "kind"))
+    return TableEntry(
+        name=name,
+        path=folder / check_inside(path, where),
+        entity=entity,
+        kind=kind,
+        network=entry.get("network"),
+        components=entry.get("components"),
+        extra={key: value for key, value in entry.items() if key not in _ENTRY_FIELDS},
+    )
+
+
+def _created(path: Path, manifest: Mapping[str, Any]) -> datetime:
+    text = manifest_value(path, manifest, "created", str)
+    try:
+        created = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise FormatError(f"{path}: 'created' is {text!r}, expected an ISO 8601 time") from error
+    return created.replace(tzinfo=UTC) if created.tzinfo is None else created.astimezone(UTC)

@@ -1,0 +1,201 @@
+"""Frames become arrays: rows, codes, standardised numbers, lists."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recokit.errors import ConfigError, DataError
+from recokit.features import Bag, FeatureSpec, Pretrained, take
+from recokit.table import EmbeddingTable
+
+
+def table(ids, entity: str = "user", dim: int = 2) -> EmbeddingTable:
+    return EmbeddingTable.from_arrays(ids, np.ones((len(ids), dim), np.float32), entity=entity, version="v1")
+
+
+USERS, ITEMS = table(["u1", "u2", "u3"]), table([10, 20], "item")
+TRAIN = pd.DataFrame(
+    {
+        "user": ["u3", "nobody", "u1", None],
+        "item": pd.array([20, 10, 30, None], dtype="Int64"),
+        "age": [10.0, 20.0, 30.0, 40.0],
+        "score": [5, 5, 5, 5],
+        "country": ["US", "DE", "US", "FR"],
+        "genres": [["war", "love"], [], None, ["war"]],
+        "clicks": [[20, 99], [10], [], [20, 20]],
+        "clicked": [True, False, True, False],
+        "session": ["b", "a", "b", None],
+        "w": [1.0, 0.0, 2.0, 0.5],
+    }
+)
+
+
+def spec(**changes) -> FeatureSpec:
+    settings = {
+        "pretrained": [Pretrained("user", USERS), Pretrained("item", ITEMS)],
+        "dense": ["age", "score"],
+        "categorical": {"country": 2, "item": [30, 20]},
+        "bags": [Bag("genres", 1), Bag("clicks", ITEMS, name="history")],
+        "label": "clicked",
+        "group": "session",
+        "weight": "w",
+    }
+    return FeatureSpec(**settings | changes)
+
+
+def test_every_kind_of_feature_becomes_the_array_it_should():
+    batch = spec().fit(TRAIN).batch(TRAIN)
+    assert batch.rows["user"].tolist() == [2, -1, 0, -1]
+    assert batch.rows["item"].tolist() == [1, 0, -1, -1]
+    # mean 25, variance (15² + 5² + 5² + 15²) / 4 = 125; a constant feature becomes 0 and not NaN
+    np.testing.assert_allclose(batch.dense, [[x / 125**0.5, 0] for x in (-15, -5, 5, 15)], rtol=1e-6)
+    assert batch.dense.dtype == np.float32
+    # US comes twice, of DE and FR the smaller is kept; 30 and 20 in the order of the given vocabulary
+    assert batch.categorical["country"].tolist() == [1, 2, 1, 0]
+    assert batch.categorical["item"].tolist() == [2, 0, 1, 0]
+    assert [part.tolist() for part in batch.bags["genres"]] == [[1, 0, 1], [0, 2, 2, 2, 3]]
+    assert [part.tolist() for part in batch.bags["history"]] == [[1, -1, 0, 1, 1], [0, 2, 3, 3, 5]]
+    assert batch.labels is not None
+    assert batch.labels.tolist() == [[1], [0], [1], [0]]
+    assert batch.group is not None
+    assert batch.group.tolist() == [0, 1, 0, -1]
+    assert batch.weight is not None
+    assert batch.weight.tolist() == [1, 0, 2, 0.5]
+    assert len(batch) == 4
+
+
+def test_new_rows_are_read_with_what_was_learned_from_training_rows():
+    fitted = spec(bags=[]).fit(TRAIN)
+    new = pd.DataFrame({"user": ["u2"], "item": [10], "age": [25.0], "score": [6], "country": ["BR"]})
+    batch = fitted.batch(new, labels=False)
+    np.testing.assert_allclose(batch.dense, [[0.0, 1.0]])  # (25 - 25) / sqrt(125) and (6 - 5) / 1
+    assert batch.categorical["country"].tolist() == [0]
+    assert (batch.labels, batch.group, batch.weight) == (None, None, None)
+
+
+def test_fitting_returns_a_new_spec():
+    unfitted = spec()
+    assert unfitted.fit(TRAIN).statistics is not None
+    assert unfitted.statistics is None
+    with pytest.raises(ConfigError, match=r"spec = spec\.fit\(train\)"):
+        unfitted.batch(TRAIN)
+
+
+def test_a_spec_with_nothing_to_learn_is_ready():
+    ready = FeatureSpec(pretrained=[Pretrained("user", USERS)], categorical={"country": ["DE"]}, label="clicked")
+    assert ready.batch(TRAIN).categorical["country"].tolist() == [0, 1, 0, 0]
+
+
+def test_missing_numbers_are_refused_or_stand_at_the_mean_beside_an_indicator():
+    gaps = TRAIN.assign(age=[10.0, None, 30.0, None])
+    with pytest.raises(DataError, match=r"'age' is missing in 2 of 4 rows.*missing='indicator'"):
+        spec().fit(gaps)
+    fitted = spec(missing="indicator", bags=[]).fit(gaps)
+    # mean 20, standard deviation 10; then the indicators of age and of score
+    assert fitted.batch(gaps).dense.tolist() == [[-1, 0, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 1, 0]]
+    assert fitted.dense_width == 4
+
+
+def test_one_column_may_carry_several_tables():
+    both = FeatureSpec(pretrained=[Pretrained("user", USERS), Pretrained("user", table(["u3"]), name="follow")])
+    rows = both.batch(TRAIN).rows
+    assert (rows["user"].tolist(), rows["follow"].tolist()) == ([2, -1, 0, -1], [0, -1, -1, -1])
+    assert len(both.tables) == 2
+
+
+def test_coverage_is_the_share_of_known_ids():
+    assert spec().coverage(TRAIN) == {"user": 2 / 4, "item": 2 / 4}
+
+
+@pytest.mark.parametrize("dtype", ["object", "string", "category", "str"])
+def test_the_dtype_of_a_string_column_does_not_matter(dtype):
+    frame = TRAIN.assign(user=TRAIN["user"].astype(dtype), country=TRAIN["country"].astype(dtype))
+    if dtype == "str" and pd.__version__ < "3":
+        frame["user"] = TRAIN["user"]  # pandas 2 spells a missing value "None"
+    fitted = spec().fit(frame)
+    assert fitted.batch(frame).rows["user"].tolist() == [2, -1, 0, -1]
+    assert fitted.batch(frame).categorical["country"].tolist() == [1, 2, 1, 0]
+
+
+def test_taking_rows_of_a_batch_is_the_batch_of_those_rows():
+    fitted = spec().fit(TRAIN)
+    positions = np.random.default_rng(0).integers(0, len(TRAIN), 50)
+    taken, expected = take(fitted.batch(TRAIN), positions), fitted.batch(TRAIN.iloc[positions])
+    np.testing.assert_array_equal(taken.dense, expected.dense)
+    np.testing.assert_array_equal(taken.labels, expected.labels)
+    np.testing.assert_array_equal(taken.rows["item"], expected.rows["item"])
+    for name in ("genres", "history"):
+        for ours, theirs in zip(taken.bags[name], expected.bags[name], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert [part.tolist() for part in take(taken, np.array([], dtype=int)).bags["history"]] == [[], [0]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pretrained": [Pretrained("user", USERS), Pretrained("user", USERS)]}, "two features are called 'user'"),
+        (
+            {"pretrained": [Pretrained("user", USERS, usage="sum")]},
+            "'user' is to be summed .* not among",
+        ),
+        ({"dense": ["age", "clicked"]}, "'clicked' is a label and a feature"),
+        ({"categorical": {"country": 0}}, "vocabulary of 'country' is 0"),
+        ({"categorical": {"country": "DE"}}, "vocabulary of 'country' is 'DE'"),
+        ({"missing": "mean"}, "missing of 'the spec' is 'mean'"),
+        ({"pretrained": [], "dense": [], "categorical": {}, "bags": []}, "reads no feature"),
+    ],
+)
+def test_a_spec_that_contradicts_itself_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        spec(**changes)
+
+
+def test_choices_that_do_not_exist_are_refused():
+    with pytest.raises(ConfigError, match="usage of 'user' is 'summ'; did you mean 'sum'"):
+        Pretrained("user", USERS, usage="summ")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="unknown of 'user' is 'mean'"):
+        Pretrained("user", USERS, unknown="mean")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="pooling of 'clicks' is 'max'"):
+        Bag("clicks", ITEMS, pooling="max")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"the vocabulary of 'country'.*more than once"):
+        spec(categorical={"country": ["DE", "DE"]}).fit(TRAIN)
+    with pytest.raises(DataError, match="the vocabulary of 'country' has 1 missing"):
+        spec(categorical={"country": ["DE", None]}).fit(TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (TRAIN.drop(columns="user"), "no column 'user'"),
+        (TRAIN.rename(columns={"user": "users"}), "no column 'user'; did you mean 'users'"),
+        (TRAIN.assign(user=[1, 2, 3, 4]), "column 'user'.*string"),
+        (TRAIN.assign(item=[1.0, 2.0, 3.0, None]), "column 'item'"),
+        (TRAIN.assign(country=[1, 2, 3, 4]), "column 'country'.*string"),
+        (TRAIN.assign(age=["1", "2", "3", "4"]), "column 'age' is (str|object), expected numbers"),
+        (TRAIN.assign(age=[1.0, 2.0, 3.0, np.inf]), "column 'age' has 1 infinite"),
+        (TRAIN.assign(genres=["war", "war", "war", "war"]), "column 'genres' holds .*string.* a list"),
+        (TRAIN.assign(clicked=[0, 1, 2, 0]), "label 'clicked' has 1 values that are neither 0 nor 1, such as 2"),
+        (TRAIN.assign(clicked=[0, 1, None, 0]), "label 'clicked' has 1 values .* such as nan"),
+        (TRAIN.assign(w=[1, -1, 1, 1]), "weight 'w' has 1 values that are negative"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_name(frame, message):
+    with pytest.raises(DataError, match=message):
+        spec().fit(TRAIN).batch(frame)
+
+
+def test_training_rows_that_teach_nothing_are_refused():
+    with pytest.raises(DataError, match="no rows"):
+        spec().fit(TRAIN.head(0))
+    with pytest.raises(DataError, match="'country' is missing in every training row"):
+        spec().fit(TRAIN.assign(country=None))
+    with pytest.raises(DataError, match="'age' is missing in every training row"):
+        spec(missing="indicator").fit(TRAIN.assign(age=np.nan))
+
+
+def test_features_do_not_import_torch():
+    code = "import sys, recokit.features, recokit.overlap; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
