@@ -15,6 +15,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def measure_indexes(table: EmbeddingTable, queries: NDArray[Any]) -> tuple[list[
             row["search"] = f"ef={tuned}" if isinstance(tuned, int) else " ".join(f"{k}={v}" for k, v in tuned.items())
             for k in (10, 100):
                 row[f"recall@{k}"] = recall(index, queries, k)
-                row[f"qps@{k}"] = len(queries) / seconds(lambda index=index, k=k: index.search(queries, k))
+                row[f"qps@{k}"] = len(queries) / seconds(partial(index.search, queries, k))
             results.append(dict(row))
     return results, indexes
 
@@ -97,9 +98,9 @@ def measure_generator(indexes: dict[str, Index], queries: NDArray[Any], k: int) 
                 "candidate": index.table.ids_at(likely.ravel()).to_pandas(),
             }
         )
-        search = seconds(lambda index=index: index.search(queries, k))
-        frame = seconds(lambda generate=generate, ids=ids: generate(ids, k))
-        excluding = seconds(lambda generate=generate, ids=ids, seen=seen: generate(ids, k, exclude=seen))
+        search = seconds(partial(index.search, queries, k))
+        frame = seconds(partial(generate, ids, k))
+        excluding = seconds(partial(generate, ids, k, exclude=seen))
         per_query = 1e6 / len(queries)
         results.append(
             {

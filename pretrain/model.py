@@ -51,7 +51,7 @@ class Model:
         vector_state: Entity type to the optimizer's accumulators (N,).
         parameter_state: Relation to the optimizer's accumulators (P,).
         degrees: Entity type to the number of training edges (N,) that each entity takes part in; 0 is "never trained".
-        epochs: One record per epoch: epoch, loss per edge, edges per second, and the loss of every relation.
+        epochs: One record per epoch: epoch, loss per edge, and losses, of every relation per unit of edge weight.
         meta: Where the edges came from, how they were split, how many there were.
     """
 
@@ -162,11 +162,12 @@ class Model:
         try:
             config = TrainConfig(**manifest["config"])
             relations = {row["name"]: Relation(**row) for row in manifest["relations"]}
-        except (KeyError, TypeError) as error:
+            counts, epochs, meta = dict(manifest["entities"]), list(manifest["epochs"]), dict(manifest["meta"])
+        except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{folder / 'model.json'} was written by another release: {error}") from error
         entities, vectors, vector_state, degrees = {}, {}, {}, {}
-        for number, (entity, count) in enumerate(manifest["entities"].items()):
-            entities[entity] = pq.read_table(folder / f"ids-{number}.parquet").column("id").combine_chunks()
+        for number, (entity, count) in enumerate(counts.items()):
+            entities[entity] = _read_ids(folder / f"ids-{number}.parquet", count)
 
             def array(kind: str, *shape: int, number: int = number, dtype: str = "float32") -> NDArray[Any]:
                 return np.array(load_npy(folder / f"{kind}-{number}.npy", dtypes=(dtype,), shape=shape))
@@ -180,6 +181,15 @@ class Model:
             both = np.array(load_npy(folder / f"relation-{number}.npy", dtypes=("float32",), shape=(2, width)))
             parameters[name], parameter_state[name] = torch.from_numpy(both).to(device)
         return cls(
-            config, relations, entities, vectors, parameters, vector_state, parameter_state, degrees,
-            manifest["epochs"], manifest["meta"],
-        )  # fmt: skip
+            config, relations, entities, vectors, parameters, vector_state, parameter_state, degrees, epochs, meta
+        )
+
+
+def _read_ids(path: Path, count: int) -> pa.Array:
+    try:
+        ids = pq.read_table(path, columns=["id"]).column("id").combine_chunks()
+    except (pa.ArrowException, OSError) as error:
+        raise FormatError(f"{path} is not a readable Parquet file of ids: {error}") from error
+    if len(ids) != count:
+        raise FormatError(f"{path} has {len(ids)} ids, expected {count}")
+    return ids

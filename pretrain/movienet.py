@@ -40,7 +40,7 @@ def movie_graph(data: MovieData, ratings: pd.DataFrame, *, likes_only: bool = Fa
     known = {
         "has_genre": ("movie", "genre", data.genres),
         "has_occupation": ("user", "occupation", data.users),
-        **{_short(name): ("movie", "entity", rows) for name, rows in data.knowledge.groupby("relation")},
+        **{_short(str(name)): ("movie", "entity", rows) for name, rows in data.knowledge.groupby("relation")},
     }
     min_count = {}
     for name, (source, column, rows) in known.items():

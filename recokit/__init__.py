@@ -1,0 +1,40 @@
+"""Entity embeddings at work: tables and versions, retrieval, features of rankers, evaluation.
+
+Everything here imports NumPy, pandas and Arrow alone.  What needs torch stands in ``recokit.layers`` and
+``recokit.rankers``; floors, metrics and the other parts have modules of their own.
+"""
+
+__all__ = [
+    "Bag",
+    "CandidateGenerator",
+    "EmbeddingStore",
+    "EmbeddingTable",
+    "ExactIndex",
+    "FaissIndex",
+    "FeatureSpec",
+    "HNSWIndex",
+    "LeakWarning",
+    "Pretrained",
+    "RecokitError",
+    "RelationParameters",
+    "Report",
+    "Version",
+    "compare_candidates",
+    "compare_rankers",
+    "evaluate_candidates",
+    "evaluate_ranker",
+    "load_index",
+    "open_version",
+    "read_frame",
+    "write_version",
+]
+
+from recokit.candidates import CandidateGenerator
+from recokit.errors import RecokitError
+from recokit.evaluate import compare_candidates, compare_rankers, evaluate_candidates, evaluate_ranker
+from recokit.features import Bag, FeatureSpec, Pretrained
+from recokit.frame import read_frame
+from recokit.index import ExactIndex, FaissIndex, HNSWIndex, load_index
+from recokit.overlap import LeakWarning
+from recokit.report import Report
+from recokit.table import EmbeddingStore, EmbeddingTable, RelationParameters, Version, open_version, write_version

@@ -142,7 +142,7 @@ def neighbors(
             raise ConfigError(f"{relation!r} starts at {chosen.source!r}, but table {table!r} holds {queries.entity!r}")
     target = queries if chosen is None else opened.table(chosen.target)
     found = CandidateGenerator(ExactIndex.build(target), queries, chosen)(_typed_ids(ids, queries.id_type), k=k)
-    rows = found.to_dict("records")
+    rows = [{str(key): value for key, value in row.items()} for row in found.to_dict("records")]
     shown = [{**row, "score": f"{row['score']:.4f}"} for row in rows]
     emit(rows, as_json, _rows_table(f"neighbors in {target.entity!r} of version {opened.name}", shown))
 
@@ -150,8 +150,10 @@ def neighbors(
 @app.command()
 def evaluate(
     path: Annotated[Path, typer.Argument(help="A version.")],
-    pairs: Annotated[Path, typer.Argument(help="Held-out pairs: Parquet or CSV with the columns source and target.")],
+    pairs: Annotated[Path, typer.Argument(help="Held-out pairs of the relation: Parquet or CSV.")],
     relation: Annotated[str, typer.Option(help="The relation that the pairs belong to.")],
+    source: Annotated[str, typer.Option(help="Column of the sources.")] = "source",
+    target: Annotated[str, typer.Option(help="Column of the targets.")] = "target",
     seen: Annotated[Path | None, typer.Option(help="Pairs that are not recommended again, in the same form.")] = None,
     k: Annotated[list[int] | None, typer.Option("-k", help="Cut-offs; may be given several times.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the report here too: .json, .md or .html.")] = None,
@@ -166,18 +168,18 @@ def evaluate(
 
     opened = open_version(path)
     ends = _relation(opened, relation)
-    names = {"source": "query", "target": "candidate"}
-    relevant = read_frame(pairs, ["source", "target"]).rename(columns=names)
-    excluded = None if seen is None else read_frame(seen, ["source", "target"]).rename(columns=names)
-    queries, target = opened.table(ends.source), opened.table(ends.target)
+    columns = {"query": source, "candidate": target}
+    relevant = read_frame(pairs, columns)
+    excluded = None if seen is None else read_frame(seen, columns)
+    queries, items = opened.table(ends.source), opened.table(ends.target)
     asked = relevant["query"].drop_duplicates()
     known = asked[queries.rows(asked) >= 0]
     if known.empty:
         raise DataError(f"{pairs}: none of its {len(asked)} sources is in the table {ends.source!r}")
     cuts = sorted(k or [10, 100])
-    generate = CandidateGenerator(ExactIndex.build(target), queries, ends)
+    generate = CandidateGenerator(ExactIndex.build(items), queries, ends)
     report = evaluate_candidates(
-        generate(known, k=cuts[-1], exclude=excluded), relevant, k=tuple(cuts), name=opened.name, catalog=target
+        generate(known, k=cuts[-1], exclude=excluded), relevant, k=tuple(cuts), name=opened.name, catalog=items
     )
     if output is not None:
         report.save(output)
@@ -218,5 +220,5 @@ def _rows_table(title: str, rows: list[dict[str, Any]]) -> Table:
         numeric = all(isinstance(row[column], int | float) for row in rows)
         table.add_column(str(column), justify="right" if numeric else "left")
     for row in rows:
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
+        table.add_row(*(f"{value:,}" if key == "count" else str(value) for key, value in row.items()))
     return table

@@ -18,6 +18,7 @@ __all__ = ["Bag", "Batch", "FeatureSpec", "Pretrained", "Statistics", "take"]
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
@@ -93,8 +94,8 @@ class Bag:
 
     def __post_init__(self) -> None:
         _check_choice(self.key, "pooling", self.pooling, get_args(Pooling))
-        if self.vocabulary is not None:
-            _check_values(self.key, self.vocabulary)
+        if not isinstance(self.values, EmbeddingTable):
+            object.__setattr__(self, "values", _checked_values(self.key, self.values))
 
     @property
     def key(self) -> str:
@@ -186,8 +187,10 @@ class FeatureSpec:
 
     def __post_init__(self) -> None:
         _check_choice("the spec", "missing", self.missing, ("error", "indicator"))
-        for column, values in self.categorical.items():
-            _check_values(column, values)
+        if isinstance(self.dense, str):
+            raise ConfigError(f"dense={self.dense!r} is one name, expected a list of names")
+        categorical = {column: _checked_values(column, values) for column, values in self.categorical.items()}
+        object.__setattr__(self, "categorical", categorical)
         self._check_names()
         for feature in self.pretrained:
             if feature.usage == "sum" and feature.column not in self.categorical:
@@ -255,9 +258,7 @@ class FeatureSpec:
             ConfigError: the spec has not been fitted.
         """
         if self.statistics is None:
-            raise ConfigError(
-                "the spec has not seen training rows yet, which it standardises by: spec = spec.fit(train)"
-            )
+            raise ConfigError("the spec knows neither statistics nor vocabularies yet: spec = spec.fit(train)")
         vocabularies = self.statistics.vocabularies
         names = self.labels if labels else ()
         return Batch(
@@ -354,7 +355,9 @@ def _check_choice(feature: str, what: str, choice: str, known: tuple[str, ...]) 
         raise ConfigError(f"{what} of {feature!r} is {choice!r}; {closest(str(choice), known)}")
 
 
-def _check_values(name: str, values: Values) -> None:
-    size = values if isinstance(values, int) else len(values)
-    if size < 1 or isinstance(values, bool | str):
+def _checked_values(name: str, values: Any) -> Values:
+    is_number = isinstance(values, Integral) and not isinstance(values, bool)  # NumPy's integers are numbers, too
+    checked: Values = int(values) if is_number else values
+    if isinstance(values, bool | str) or (checked if isinstance(checked, int) else len(checked)) < 1:
         raise ConfigError(f"the vocabulary of {name!r} is {values!r}: give values, or how many to keep (at least 1)")
+    return checked

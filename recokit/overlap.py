@@ -37,7 +37,7 @@ from recokit.table import EmbeddingTable, Ids
 from recokit.table.ids import arrow_of, id_array
 
 _FORMAT = "edge-sketch/1"
-_CHUNK = 1 << 20  # edges hashed at a time: 8 MiB an array, whatever the size of the graph
+_CHUNK = 1 << 16  # edges hashed at a time: half a MiB an array, which stays in the cache
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _Hashes: TypeAlias = NDArray[np.uint64]
 

@@ -111,7 +111,7 @@ class Report:
         return self.to_rich()
 
     def _repr_html_(self) -> str:
-        return _html_table(self)
+        return "".join(map(_html_table, _families(self.results)))
 
     def value(self, metric: str, *, name: str | None = None, group: str | None = None) -> float:
         """Return the one value of ``metric``; several or none (of that name and group, where given) is a DataError."""
@@ -148,19 +148,24 @@ class Report:
             raise DataError(f"protocol and provenance have to hold what JSON can hold: {error}") from error
 
     def to_markdown(self) -> str:
-        """A table with one row per name (and group) and one column per metric, and the protocols as footnotes."""
-        header, rows = _pivot(self.results)
-        lines = [header, ["---"] * 1 + ["---:"] * (len(header) - 1), *rows]
-        table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        notes = "\n".join(f"- {note}" for note in _notes(self.results))
-        return f"{table}\n\n{notes}\n" if notes else f"{table}\n"
+        """One row per name (and group), one column per metric, the protocols as footnotes.
+
+        Names that share no metric, such as retrievers and rankers, stand in tables of their own.
+        """
+        return "\n".join(map(_markdown_table, _families(self.results) or [[]]))
 
     def to_rich(self) -> "Table":
-        """The same table for a terminal: ``console.print(report)`` uses it."""
+        """The same in one table for a terminal, upright where that is narrower: ``console.print(report)`` uses it."""
         from rich.table import Table
         from rich.text import Text
 
         header, rows = _pivot(self.results)
+        if len(rows) < len(header) - 1:  # metrics go down the page
+            names, *values = zip(*rows, strict=True)
+            header, rows = (
+                ["metric", *names],
+                [[metric, *line] for metric, line in zip(header[1:], values, strict=True)],
+            )
         # As Text: to rich's markup "[rel]" would be a style.
         caption = Text("\n".join(_notes(self.results)), justify="left") if self.results else None
         table = Table(caption=caption, caption_justify="left")
@@ -178,9 +183,10 @@ class Report:
             "th:first-child,td:first-child{text-align:left}pre{background:#f6f6f6;padding:1rem;overflow:auto}"
         )
         source = html.escape(json.dumps(self.provenance, indent=1, ensure_ascii=False, default=_plain))
+        tables = "".join(map(_html_table, _families(self.results)))
         page = (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>recokit report</title>'
-            f"<style>{style}</style></head><body>\n<h1>Report of {html.escape(self.created)}</h1>\n{_html_table(self)}"
+            f"<style>{style}</style></head><body>\n<h1>Report of {html.escape(self.created)}</h1>\n{tables}"
             f"<h2>Provenance</h2>\n<pre>{source}</pre>\n</body></html>\n"
         )
         return _write(Path(path), page)
@@ -276,6 +282,31 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
 
+def _families(results: Sequence[Result]) -> list[list[Result]]:
+    """Split results so that names with a metric in common stay together, in order of appearance."""
+    families: list[tuple[set[str], list[Result]]] = []
+    by_name: dict[str, list[Result]] = {}
+    for result in results:
+        by_name.setdefault(result.name, []).append(result)
+    for rows in by_name.values():
+        metrics = {result.metric for result in rows}
+        joined = [family for family in families if family[0] & metrics]
+        rest = [family for family in families if not family[0] & metrics]
+        together = [row for _, family in joined for row in family]
+        merged = (metrics.union(*(shared for shared, _ in joined)), [*together, *rows])
+        at = families.index(joined[0]) if joined else len(families)
+        families = [*rest[:at], merged, *rest[at:]]
+    return [rows for _, rows in families]
+
+
+def _markdown_table(results: Sequence[Result]) -> str:
+    header, rows = _pivot(results)
+    lines = [header, ["---"] * 1 + ["---:"] * (len(header) - 1), *rows]
+    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    notes = "\n".join(f"- {note}" for note in _notes(results))
+    return f"{table}\n\n{notes}\n" if notes else f"{table}\n"
+
+
 def _pivot(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of text: one row per name and group, one column per metric, in order of appearance."""
     metrics = list(dict.fromkeys(result.metric for result in results))
@@ -334,11 +365,11 @@ def _unique(values: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(values))
 
 
-def _html_table(report: Report) -> str:
-    header, rows = _pivot(report.results)
+def _html_table(results: Sequence[Result]) -> str:
+    header, rows = _pivot(results)
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "\n".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in _notes(report.results))
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in _notes(results))
     return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>\n<ul>{notes}</ul>\n"
 
 

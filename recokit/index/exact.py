@@ -190,8 +190,8 @@ class _Block:
             offset = table.bias[rows].astype(np.float32)
         elif center is not None:
             offset = -0.5 * squares
-        # |fl(q . x) - q . x| <= D u |q| |x| in any order of summation (Higham 2002, section 3.1), to first order in u and
-        # barring underflow, and so for |x|**2; eight more roundings are those of q, x, and what follows the product.
+        # |fl(q . x) - q . x| <= D u |q| |x| in any order of summation (Higham 2002, section 3.1), to first order in u
+        # and barring underflow; so for |x|**2. Eight more roundings are those of q, x, and what follows the product.
         relative = (table.dim + 8) * _ROUNDOFF
         largest = 0.0 if offset is None else float(np.abs(offset).max())
         return cls(rows, vectors, offset, relative * float(squares.max()) ** 0.5, relative * largest)
@@ -251,7 +251,8 @@ def _left(
 def _normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     # In float64, where the square of a float32 neither underflows nor overflows.
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))[:, None].astype(np.float32)
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    np.divide(vectors, norms, out=(unit := np.zeros_like(vectors)), where=norms > 0)
+    return unit
 
 
 def _row_numbers(among: NDArray[Any], count: int) -> Rows:

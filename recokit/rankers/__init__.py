@@ -2,6 +2,7 @@
 
 __all__ = ["DLRM", "Batch", "Evaluation", "FitConfig", "FitResult", "LeakWarning", "Ranker", "fit", "load_ranker"]
 
+import recokit.layers  # noqa: F401 (first: it says what to install where torch is missing)
 from recokit.features import Batch
 from recokit.overlap import LeakWarning
 from recokit.rankers.base import Ranker

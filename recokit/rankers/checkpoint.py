@@ -74,7 +74,8 @@ def load_ranker(path: str | Path, tables: Tables | None = None, *, verify: bool 
     """
     folder = Path(path)
     manifest = read_manifest(folder, _MANIFEST, FORMAT)
-    check_files(folder, file_entries(folder, manifest, _MANIFEST), verify=verify)
+    files = file_entries(folder, manifest, _MANIFEST)
+    check_files(folder, files, verify=verify)
     if manifest.get("kind") not in _KINDS:
         raise FormatError(
             f"{folder} holds a ranker of kind {manifest.get('kind')!r}; this release reads {sorted(_KINDS)}"
@@ -90,12 +91,13 @@ def load_ranker(path: str | Path, tables: Tables | None = None, *, verify: bool 
         ranker = _KINDS[manifest["kind"]](features, **manifest["settings"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise FormatError(f"{folder / _MANIFEST} does not describe a ranker: {error!r}") from error
-    weights = {}
+    expected = {name: f"weights/{name}.npy" for name in ranker.state_dict()}
+    if odd := set(expected.values()) ^ set(files):
+        raise FormatError(f"{folder}: its weights are not those of the ranker it describes, see {min(odd)}")
     for name, tensor in ranker.state_dict().items():
         dtype = str(tensor.dtype).removeprefix("torch.")
-        array = load_npy(folder / "weights" / f"{name}.npy", dtypes=(dtype,), shape=tuple(tensor.shape))
-        weights[name] = torch.tensor(array)
-    ranker.load_state_dict(weights)
+        array = load_npy(folder / expected[name], dtypes=(dtype,), shape=tuple(tensor.shape))
+        tensor.copy_(torch.tensor(array))
     return ranker.eval()
 
 

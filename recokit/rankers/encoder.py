@@ -80,7 +80,7 @@ class _TrainableBag(nn.Module):
         self.embedding, self.pooling = embedding, pooling
 
     def forward(self, codes: Tensor, offsets: Tensor) -> Tensor:  # (V,), (B + 1,) -> (B, dim)
-        return pool(self.embedding(codes), codes >= 0, offsets, self.pooling)
+        return pool(self.embedding(codes), codes > 0, offsets, self.pooling)
 
 
 def _pretrained(feature: Pretrained, dim: int, frozen: FrozenEmbedding) -> nn.Sequential:

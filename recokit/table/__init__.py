@@ -19,5 +19,6 @@ __all__ = [
 
 from recokit.table.ids import Ids, IdType, id_array
 from recokit.table.relations import Operator, RelationParameters, num_parameters
+from recokit.table.store import EmbeddingStore
 from recokit.table.vectors import Comparator, EmbeddingTable
-from recokit.table.version import EmbeddingStore, TableEntry, TableLike, Version, open_version, write_version
+from recokit.table.version import TableEntry, TableLike, Version, open_version, write_version

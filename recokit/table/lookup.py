@@ -65,6 +65,8 @@ class IdIndex:
         if parts[2].size:
             offsets, data = pa.py_buffer(parts[2][: count + 1]), pa.py_buffer(parts[2][count + 1 :])
             self.strings = pa.LargeStringArray.from_buffers(count, offsets, data.slice(0, num_bytes))
+            if int(parts[2][0]) != 0 or int(parts[2][count]) != num_bytes:
+                raise FormatError(f"an id index whose {num_bytes} bytes of strings are not those of its offsets")
 
     @classmethod
     def build(cls, ids: pa.Array, what: str = "ids") -> "IdIndex":

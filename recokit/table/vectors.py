@@ -2,7 +2,7 @@
 
     table.json       what is here: entity, version, comparator, sizes, checksums
     ids.parquet      one column ``id``, int64 or string, unique; row order is vector order
-    ids.index.npy    the id index, where there are many ids; whoever has it not builds it
+    ids.index.npy    the id index, where there are many ids: the first rows() maps it instead of building it
     vectors.npy      (N, D) float32 or float16
     bias.npy         (N,), where the model has one
 
@@ -38,20 +38,15 @@ from recokit.table.folder import (
     read_manifest,
     write_json,
     write_npy,
-    write_parquet,
 )
-from recokit.table.ids import Ids, IdType, arrow_of, id_array, id_type_of, refuse_nulls
-from recokit.table.lookup import LAYOUT, IdIndex
+from recokit.table.id_column import IdColumn
+from recokit.table.ids import Ids, IdType
 
 Comparator = Literal["dot", "cos", "l2", "squared_l2"]
 
 FORMAT = "embedding-table/1"
 _MANIFEST = "table.json"
 _DTYPES = ("float32", "float16")
-# From here on the index is saved. Building it at the first rows() takes 0.1 to 0.2 s for a million ids and 4 s
-# (integers) to 8 s (strings) for 20 million; reading it takes a millisecond. Below, nobody notices, and 25 to 60 bytes
-# an id would be spent for nothing.
-_INDEXED_FROM = 1_000_000
 _BLOCK = 1 << 16  # rows checked at once
 
 
@@ -67,7 +62,6 @@ class EmbeddingTable:
         comparator: What makes a score of two vectors.
         vectors: (N, D) float32 or float16, read only, memory-mapped when loaded.
         bias: (N,) float32 or float16, or None.
-        id_type: ``"int64"`` or ``"string"``.
         meta: Whatever the producer wants known; kept as it is.
         path: The folder it was loaded from, or None.
 
@@ -81,11 +75,10 @@ class EmbeddingTable:
     comparator: Comparator
     vectors: NDArray[Any]
     bias: NDArray[Any] | None
-    id_type: IdType
     meta: dict[str, Any]
     path: Path | None
+    _column: IdColumn
     _files: Mapping[str, FileEntry] = field(default_factory=dict)  # of the folder
-    _held: tuple[pa.Array, IdIndex] | None = None  # ids and index of a table in memory
 
     @property
     def kind(self) -> Literal["vectors"]:
@@ -106,6 +99,22 @@ class EmbeddingTable:
     def dtype(self) -> np.dtype[Any]:
         """The vectors' dtype, float32 or float16."""
         return self.vectors.dtype
+
+    @property
+    def id_type(self) -> IdType:
+        """``"int64"`` or ``"string"``."""
+        return self._column.type
+
+    @property
+    def ids(self) -> pa.Array:
+        """The ids in row order, int64 or large_string; read at first use."""
+        return self._column.ids
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the bytes of ``vectors.npy``, in hexadecimal."""
+        entry = self._files.get("vectors.npy")
+        return npy_digest(self.vectors) if entry is None else entry["sha256"]
 
     def __len__(self) -> int:
         return self.count
@@ -131,66 +140,11 @@ class EmbeddingTable:
         Raises:
             DataError: The ids are of the other type, or of none: integers in a table of strings, floats.
         """
-        what = f"ids looked up in the {self.entity!r} table"
-        arrow = arrow_of(ids, what)
-        if isinstance(arrow, pa.DictionaryArray) and len(arrow.dictionary) < len(arrow):
-            # Each distinct id once; position -1, a null, takes the -1 at the end.
-            distinct = np.append(self.rows(arrow.dictionary), np.int64(-1))
-            positions: NDArray[np.int64] = arrow.indices.cast(pa.int64()).fill_null(-1).to_numpy()
-            return distinct[positions]
-        asked = id_array(arrow, what)
-        if asked.null_count == len(asked):
-            return np.full(len(asked), -1, np.int64)
-        if id_type_of(asked) != self.id_type:
-            raise DataError(f"{what}: got {id_type_of(asked)} ids, expected {self.id_type}")
-        return self._index.rows(asked)
+        return self._column.rows(ids, f"ids looked up in the {self.entity!r} table")
 
     def ids_at(self, rows: NDArray[Any]) -> pa.Array:
         """Return the ids of rows (B,); a negative row gives null."""
-        rows = np.asarray(rows)
-        if rows.ndim != 1 or (rows.dtype.kind not in "iu" and rows.size):
-            raise DataError(f"rows are {rows.dtype} {rows.shape}, expected one-dimensional integers")
-        if rows.size and rows.max() >= self.count:
-            raise DataError(f"row {rows.max()} is beyond the {self.count} rows of the {self.entity!r} table")
-        return self.ids.take(pa.array(rows.astype(np.int64), mask=rows < 0))
-
-    @cached_property
-    def ids(self) -> pa.Array:
-        """The ids in row order, int64 or large_string; read at first use."""
-        if self._held is not None:
-            return self._held[0]
-        if self._mapped_index is not None and self._mapped_index.strings is not None:
-            return self._mapped_index.strings  # where Parquet would be decoded into memory
-        return _read_ids(self._folder / "ids.parquet", self.count)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """The SHA-256 of the bytes of ``vectors.npy``, in hexadecimal."""
-        entry = self._files.get("vectors.npy")
-        return npy_digest(self.vectors) if entry is None else entry["sha256"]
-
-    @cached_property
-    def _index(self) -> IdIndex:
-        if self._held is not None:
-            return self._held[1]
-        if self._mapped_index is not None:
-            return self._mapped_index
-        try:
-            return IdIndex.build(self.ids)
-        except DataError as error:
-            raise FormatError(f"{self._folder / 'ids.parquet'}: {error}") from error
-
-    @cached_property
-    def _mapped_index(self) -> IdIndex | None:
-        if "ids.index.npy" not in self._files:
-            return None
-        return _read_index(self._folder / "ids.index.npy", self.count, self.id_type)
-
-    @property
-    def _folder(self) -> Path:
-        if self.path is None:
-            raise FormatError(f"the {self.entity!r} table has no folder")
-        return self.path
+        return self._column.ids_at(rows, f"the {self.entity!r} table")
 
     @classmethod
     def from_arrays(
@@ -214,22 +168,19 @@ class EmbeddingTable:
             if not isinstance(name, str) or not name:
                 raise ConfigError(f"{what} is {name!r}, expected a name")
         what = f"the {entity!r} table"
-        array = id_array(ids, f"ids of {what}")
-        refuse_nulls(array, f"ids of {what}")
-        vectors = _checked(vectors, (len(array), -1), array, f"vectors of {what}")
+        column = IdColumn.of(ids, f"ids of {what}")
+        vectors = _checked(vectors, (column.count, -1), column.ids, f"vectors of {what}")
         if bias is not None:
-            bias = _checked(bias, (len(array),), array, f"bias of {what}")
-        index = IdIndex.build(array, f"ids of {what}")  # finds the duplicates
+            bias = _checked(bias, (column.count,), column.ids, f"bias of {what}")
         return cls(
             entity=entity,
             version=version,
             comparator=check_comparator(comparator),
             vectors=vectors,
             bias=bias,
-            id_type=id_type_of(array),
             meta=json_object(meta or {}, f"meta of {what}"),
             path=None,
-            _held=(array if index.strings is None else index.strings, index),
+            _column=column,
         )
 
     @classmethod
@@ -305,9 +256,9 @@ class EmbeddingTable:
             comparator=manifest["comparator"],
             vectors=load_npy(folder / "vectors.npy", dtypes=(dtype,), shape=(count, dim)),
             bias=load_npy(folder / "bias.npy", dtypes=_DTYPES, shape=(count,)) if "bias.npy" in files else None,
-            id_type=_stored_id_type(folder / "ids.parquet", count),
             meta=value("meta", dict),
             path=folder,
+            _column=IdColumn.stored(folder, files, count),
             _files=files,
         )
 
@@ -319,13 +270,8 @@ class EmbeddingTable:
         """
         target = local_folder(path)
         with new_folder(target) as folder:
-            id_field = pa.field("id", self.ids.type, nullable=False)
-            files = {
-                "ids.parquet": write_parquet(folder / "ids.parquet", pa.table([self.ids], pa.schema([id_field]))),
-                "vectors.npy": write_npy(folder / "vectors.npy", self.vectors),
-            }
-            if self.count >= _INDEXED_FROM:
-                files["ids.index.npy"] = write_npy(folder / "ids.index.npy", self._index.words)
+            files = self._column.write(folder)
+            files["vectors.npy"] = write_npy(folder / "vectors.npy", self.vectors)
             if self.bias is not None:
                 files["bias.npy"] = write_npy(folder / "bias.npy", self.bias)
             manifest = {
@@ -375,45 +321,3 @@ def _not_finite(block: NDArray[Any]) -> NDArray[np.bool_]:
     """Say which rows hold a NaN or an infinity."""
     bad: NDArray[np.bool_] = (~np.isfinite(block)).reshape(len(block), -1).any(axis=1)
     return bad
-
-
-def _stored_id_type(path: Path, count: int) -> IdType:
-    """Read a Parquet footer: the type of the ids, if there are ``count`` of them in one column ``id``."""
-    import pyarrow.parquet as pq
-
-    try:
-        footer = pq.read_metadata(path)
-        schema = footer.schema.to_arrow_schema()
-    except (pa.ArrowException, OSError) as error:
-        raise FormatError(f"{path} is not a readable Parquet file: {error}") from error
-    if schema.names != ["id"] or footer.num_rows != count:
-        raise FormatError(f"{path}: columns {schema.names} of {footer.num_rows} rows, expected 'id' of {count}")
-    kind = schema.field("id").type
-    if pa.types.is_int64(kind):
-        return "int64"
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return "string"
-    raise FormatError(f"{path}: ids are {kind}, expected int64 or string")
-
-
-def _read_ids(path: Path, count: int) -> pa.Array:
-    import pyarrow.parquet as pq
-
-    try:
-        array = id_array(pq.read_table(path, columns=["id"]).column("id"))
-    except (pa.ArrowException, OSError) as error:
-        raise FormatError(f"{path} is not a readable Parquet file: {error}") from error
-    if len(array) != count or array.null_count:
-        raise FormatError(f"{path}: {len(array)} ids, {array.null_count} of them null, expected {count} and no null")
-    return array
-
-
-def _read_index(path: Path, count: int, id_type: IdType) -> IdIndex | None:
-    """Map an index; one of a later layout is None, since the ids say all that it says."""
-    words = load_npy(path, dtypes=("uint64",), shape=(-1,))
-    if len(words) and words[0] > LAYOUT:
-        return None
-    index = IdIndex(words)
-    if len(index) != count or (index.strings is None) != (id_type == "int64"):
-        raise FormatError(f"{path} indexes {len(index)} ids, expected {count} of type {id_type}")
-    return index

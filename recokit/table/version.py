@@ -1,4 +1,4 @@
-"""Versions, which are published, compared and retired as one, and the store, a folder of them.
+"""Versions: what is published, compared and retired as one.
 
     version.json    name, creation time, parent, tables, files with checksums; without it there is no version
     <table>/        one folder for each table
@@ -7,7 +7,7 @@
 A version appears by one rename and is never changed.
 """
 
-__all__ = ["EmbeddingStore", "TableEntry", "TableLike", "Version", "open_version", "write_version"]
+__all__ = ["MANIFEST", "TableEntry", "TableLike", "Version", "created_of", "open_version", "write_version"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ from recokit.table.relations import RelationParameters, read_relations, write_re
 from recokit.table.vectors import EmbeddingTable
 
 FORMAT = "embedding-version/1"
-_MANIFEST = "version.json"
+MANIFEST = "version.json"
 _ENTRY_FIELDS = ("name", "path", "entity", "kind", "network", "components")
 
 
@@ -133,15 +133,15 @@ def open_version(path: str | Path, *, verify: bool = False) -> Version:
         ChecksumError: With ``verify``, a file's bytes have changed.
     """
     folder = local_folder(path)
-    manifest = read_manifest(folder, _MANIFEST, FORMAT)
-    files = file_entries(folder, manifest, _MANIFEST)
+    manifest = read_manifest(folder, MANIFEST, FORMAT)
+    files = file_entries(folder, manifest, MANIFEST)
     check_files(folder, files, verify=verify)
-    tables = [_table_entry(folder, entry) for entry in manifest_value(folder / _MANIFEST, manifest, "tables", list)]
+    tables = [_table_entry(folder, entry) for entry in manifest_value(folder / MANIFEST, manifest, "tables", list)]
     return Version(
-        name=manifest_value(folder / _MANIFEST, manifest, "version", str),
-        created=_created(folder / _MANIFEST, manifest),
+        name=manifest_value(folder / MANIFEST, manifest, "version", str),
+        created=created_of(folder / MANIFEST, manifest),
         parent=manifest.get("parent"),
-        meta=manifest_value(folder / _MANIFEST, manifest, "meta", dict),
+        meta=manifest_value(folder / MANIFEST, manifest, "meta", dict),
         path=folder,
         tables={table.name: table for table in tables},
         _has_relations="relations/relations.json" in files,
@@ -203,71 +203,14 @@ def write_version(
             "files": files,
             "meta": meta,
         }
-        write_json(folder / _MANIFEST, version)
+        write_json(folder / MANIFEST, version)
     return open_version(target)
-
-
-class EmbeddingStore:
-    """A folder of versions.
-
-    A folder without ``version.json`` is none yet and not seen; nor is a folder, such as a link called ``production``,
-    whose name is not that of the version in it.
-    """
-
-    def __init__(self, root: str | Path) -> None:
-        self.root = local_folder(root)
-
-    def __repr__(self) -> str:
-        return f"EmbeddingStore({str(self.root)!r})"
-
-    def versions(self) -> list[str]:
-        """Return the names of the complete versions, oldest first, ties by name."""
-        found = []
-        for folder in self.root.iterdir() if self.root.is_dir() else ():
-            if folder.name.startswith(".") or not (folder / _MANIFEST).is_file():
-                continue
-            manifest = read_manifest(folder, _MANIFEST, FORMAT)
-            if manifest.get("version") == folder.name:
-                found.append((_created(folder / _MANIFEST, manifest), folder.name))
-        return [name for _, name in sorted(found)]
-
-    def latest(self) -> Version | None:
-        """Open the newest complete version, or return None where there is none."""
-        names = self.versions()
-        return self.open(names[-1]) if names else None
-
-    def open(self, name: str, *, verify: bool = False) -> Version:
-        """Open a version by name.
-
-        Raises:
-            VersionError: There is none of this name.
-        """
-        if not (self.root / check_name(name, "the version's name") / _MANIFEST).is_file():
-            raise VersionError(f"{self.root} has no version {name!r}; {closest(name, self.versions())}")
-        return open_version(self.root / name, verify=verify)
-
-    def publish(
-        self,
-        name: str,
-        tables: Mapping[str, TableLike],
-        *,
-        relations: Sequence[RelationParameters] = (),
-        parent: str | None = None,
-        meta: Mapping[str, Any] | None = None,
-        networks: Mapping[str, str] | None = None,
-        created: datetime | None = None,
-    ) -> Version:
-        """Write a new version into the store, as ``write_version`` does."""
-        target = self.root / check_name(name, "the version's name")
-        return write_version(
-            target, tables, relations=relations, parent=parent, meta=meta, networks=networks, created=created
-        )
 
 
 def _check_tables(version: str, tables: Mapping[str, TableLike], networks: Mapping[str, str]) -> None:
     check_name(version, "the version's name")
     for name, table in tables.items():
-        if check_name(name, "a table's name") in ("relations", "state", _MANIFEST):
+        if check_name(name, "a table's name") in ("relations", "state", MANIFEST):
             raise ConfigError(f"a table cannot be called {name!r}: the version keeps something else there")
         if table.version != version:
             raise VersionError(f"table {name!r} is of version {table.version!r}, expected {version!r}")
@@ -277,7 +220,7 @@ def _check_tables(version: str, tables: Mapping[str, TableLike], networks: Mappi
 
 
 def _table_entry(folder: Path, entry: Any) -> TableEntry:
-    path = folder / _MANIFEST
+    path = folder / MANIFEST
     if not isinstance(entry, dict):
         raise FormatError(f"{path}: 'tables' holds {entry!r}, expected objects")
     name, where, entity, kind = (manifest_value(path, entry, key, str) for key in ("name", "path", "entity", "kind"))
@@ -292,7 +235,8 @@ def _table_entry(folder: Path, entry: Any) -> TableEntry:
     )
 
 
-def _created(path: Path, manifest: Mapping[str, Any]) -> datetime:
+def created_of(path: Path, manifest: Mapping[str, Any]) -> datetime:
+    """Return when a version was made, in UTC."""
     text = manifest_value(path, manifest, "created", str)
     try:
         created = datetime.fromisoformat(text)

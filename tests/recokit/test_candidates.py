@@ -13,9 +13,9 @@ from recokit.index import ExactIndex, FaissIndex, HNSWIndex, filtered
 from recokit.table import EmbeddingTable, RelationParameters
 
 APPROXIMATE = {
-    "hnswlib": lambda table: HNSWIndex.build(table, m=4, ef_construction=10, ef=10),
-    "faiss-ivf_flat": lambda table: FaissIndex.build(table, nlist=min(10, table.count), nprobe=1),
-    "faiss-hnsw": lambda table: FaissIndex.build(table, kind="hnsw", m=4, ef_construction=10, ef=10),
+    "hnswlib": lambda table: HNSWIndex.build(table, m=4, ef_construction=10, ef=10, threads=1),
+    "faiss-ivf_flat": lambda table: FaissIndex.build(table, nlist=min(10, table.count), nprobe=1, threads=1),
+    "faiss-hnsw": lambda table: FaissIndex.build(table, kind="hnsw", m=4, ef_construction=10, ef=10, threads=1),
 }
 approximate = pytest.mark.parametrize("build", APPROXIMATE.values(), ids=APPROXIMATE)
 
@@ -74,7 +74,7 @@ def test_candidates_agree_with_the_dictionary_version(data):
     allow = [c for c in possible for _ in range(2) if rng.random() < 0.5] if draw(st.booleans()) else None
     index = ExactIndex.build(items, block_rows=5)
     if draw(st.booleans()):
-        index = FaissIndex.build(items, kind="flat")
+        index = FaissIndex.build(items, kind="flat", threads=1)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(filtered, "_SCANNED_PER_FETCHED", draw(st.sampled_from([0, 100])))

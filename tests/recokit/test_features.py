@@ -37,7 +37,7 @@ def spec(**changes) -> FeatureSpec:
     settings = {
         "pretrained": [Pretrained("user", USERS), Pretrained("item", ITEMS)],
         "dense": ["age", "score"],
-        "categorical": {"country": 2, "item": [30, 20]},
+        "categorical": {"country": np.int64(2), "item": [30, 20]},
         "bags": [Bag("genres", 1), Bag("clicks", ITEMS, name="history")],
         "label": "clicked",
         "group": "session",
@@ -144,6 +144,7 @@ def test_taking_rows_of_a_batch_is_the_batch_of_those_rows():
         ({"dense": ["age", "clicked"]}, "'clicked' is a label and a feature"),
         ({"categorical": {"country": 0}}, "vocabulary of 'country' is 0"),
         ({"categorical": {"country": "DE"}}, "vocabulary of 'country' is 'DE'"),
+        ({"dense": "age"}, "'age' is one name"),
         ({"missing": "mean"}, "missing of 'the spec' is 'mean'"),
         ({"pretrained": [], "dense": [], "categorical": {}, "bags": []}, "reads no feature"),
     ],

@@ -1,7 +1,6 @@
 """Reading, splitting and checking frames."""
 
 import datetime
-import doctest
 import math
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recokit import frame as frame_module
 from recokit.errors import ConfigError, DataError, FormatError
 from recokit.frame import (
     check_candidates,
@@ -361,7 +359,3 @@ class TestConventions:
         assert rows_of(checked) == [(1, "x"), (2, "y")]
         assert checked["query"].dtype == np.int64
         assert list(checked.index) == [8, 9]
-
-
-def test_examples_in_docstrings():
-    assert doctest.testmod(frame_module).failed == 0

@@ -1,5 +1,8 @@
 """Frozen layers: the table's vectors, exactly, and nothing that trains."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +127,12 @@ def test_refusals(saved):
         FrozenEmbedding(saved)(torch.tensor([0, 50]))
     with pytest.raises(ConfigError, match="unknown='mean'"):
         FrozenEmbedding(saved, unknown="mean")
+
+
+def test_where_torch_is_missing_the_pip_line_is_named():
+    code = "import sys; sys.modules['torch'] = None; import recokit.rankers"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert "pip install 'recokit[rank]'" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.gpu

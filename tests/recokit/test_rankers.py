@@ -347,6 +347,7 @@ def checkpoint(planted, split, published, tmp_path):
         label="clicked",
     )
     train = split[0].assign(history=[[1, 2]] * len(split[0]))
+    train.loc[:9, "user"] = "nobody"
     ranker = DLRM(spec, dim=8)
     fit(ranker, train, None, FitConfig(epochs=1))
     return ranker, ranker.save(tmp_path / "rankers" / "dlrm-1"), train
@@ -354,6 +355,7 @@ def checkpoint(planted, split, published, tmp_path):
 
 def test_a_checkpoint_gives_the_same_predictions(planted, published, checkpoint):
     ranker, path, frame = checkpoint
+    frame = pd.concat([frame, frame.tail(1).assign(user="nobody")])
     expected = ranker.predict(frame)
     tables = [planted.table("item"), planted.table("user")]
     paths = [published.root / "v1" / "user", published.root / "v1" / "item"]
@@ -412,6 +414,7 @@ def test_damage_is_told(checkpoint, tmp_path):
         ({"format": "ranker/9"}, "'ranker/9'"),
         ({"kind": "forest"}, "kind 'forest'"),
         ({"features": {}}, "does not describe a ranker"),
+        ({"features": manifest["features"] | {"dense": []}}, r"its weights are not those .*bottom"),
         ({"settings": {"dim": 9, "bottom": [64], "top": [64, 32], "seed": 0}}, "expected .*9"),
     ):
         rewritten(**changes)

@@ -124,12 +124,44 @@ def test_the_words_are_the_index(ids, tmp_path):
     assert (mapped.strings.to_pylist() if mapped.strings is not None else ids) == ids
 
 
+@given(st.lists(TEXT, unique=True, min_size=1) | st.lists(INT64, unique=True, min_size=1), st.data())
+def test_a_reader_written_from_the_documented_layout_finds_the_same_rows(ids, data):
+    asked = ids + data.draw(st.lists(TEXT if isinstance(ids[0], str) else INT64))
+    index = IdIndex.build(id_array(ids))
+    words = index.words.tolist()
+    layout, count, bits, num_slots, num_bytes = words[:5]
+    hashes, rest = words[8 : 8 + num_slots], words[8 + num_slots :]
+    rows = np.array(rest[: (num_slots + 1) // 2], "<u8").view("<i4").tolist()
+    rest = rest[(num_slots + 1) // 2 :]
+    offsets, text = rest[: count + 1], np.array(rest[count + 1 :], "<u8").tobytes()
+    assert (layout, count) == (1, len(ids))
+    assert num_bytes == sum(len(id_.encode()) for id_ in ids if isinstance(id_, str))
+
+    def row_of(id_):
+        hash_ = naive_hash(id_) if isinstance(id_, str) else naive_mix(id_ & MASK)
+        slot = hash_ >> (64 - bits)
+        while hashes[slot] < hash_:
+            slot += 1
+        while hashes[slot] == hash_ and rows[slot] >= 0:
+            row = rows[slot]
+            if not isinstance(id_, str) or text[offsets[row] : offsets[row + 1]] == id_.encode():
+                return row
+            slot += 1
+        return -1
+
+    assert [row_of(id_) for id_ in asked] == index.rows(id_array(asked)).tolist() == naive_rows(ids, asked)
+
+
 def test_words_of_another_length_or_layout_are_refused():
     words = IdIndex.build(id_array([1, 2])).words.copy()
     with pytest.raises(FormatError, match="an id index of 2 ids and 9 slots cannot have 21 words"):
         IdIndex(words[:-1])
     words[0] = 2
     with pytest.raises(FormatError, match="not an id index of layout 1"):
+        IdIndex(words)
+    words = IdIndex.build(id_array(["a", "b"])).words.copy()
+    words[-2] = 1  # the end of the last of the two
+    with pytest.raises(FormatError, match="whose 2 bytes of strings are not those of its offsets"):
         IdIndex(words)
 
 

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from recokit.errors import ChecksumError, ConfigError, DataError, FormatError, VersionError
-from recokit.table import EmbeddingTable
+from recokit.table import EmbeddingTable, id_column
 from recokit.table import vectors as vectors_module
 from recokit.table.folder import new_folder
+from recokit.table.lookup import IdIndex
 
 
 def make(ids=("a", "b", "c"), dim=2, dtype=np.float32, **more):
@@ -77,7 +78,7 @@ class TestRows:
             make([1]).rows(["1"])
 
     def test_a_row_beyond_the_table_is_refused(self):
-        with pytest.raises(DataError, match="row 3 is beyond the 3 rows of the 'item' table"):
+        with pytest.raises(DataError, match="the 'item' table: row 3 is beyond the 3 rows"):
             make().ids_at(np.array([0, 3]))
         with pytest.raises(DataError, match="rows are float64"):
             make().ids_at(np.array([0.5]))
@@ -216,8 +217,7 @@ class TestFolder:
         assert isinstance(table.vectors.base, np.memmap)
         assert type(table.vectors) is np.ndarray
         assert not table.vectors.flags.writeable
-        assert "ids" not in vars(table)
-        assert "_index" not in vars(table)
+        assert not {"ids", "index"} & set(vars(table._column))
 
     def test_a_loaded_table_can_be_saved_again(self, saved, tmp_path):
         EmbeddingTable.load(saved).save(tmp_path / "again")
@@ -244,20 +244,20 @@ class TestFolder:
 class TestIndexFile:
     @pytest.fixture(params=[["a", "bb", ""], [7, -7, 0]])
     def indexed(self, request, tmp_path, monkeypatch):
-        monkeypatch.setattr(vectors_module, "_INDEXED_FROM", 3)
+        monkeypatch.setattr(id_column, "_INDEXED_FROM", 3)
         return make(request.param).save(tmp_path / "t"), request.param
 
     def test_many_ids_bring_their_index(self, indexed, monkeypatch):
         path, ids = indexed
         assert "ids.index.npy" in json.loads((path / "table.json").read_text())["files"]
-        monkeypatch.setattr(vectors_module.IdIndex, "build", None)  # it is read, not built
+        monkeypatch.setattr(IdIndex, "build", None)  # it is read, not built
         table = EmbeddingTable.load(path, verify=True)
         assert table.rows(ids[::-1]).tolist() == [2, 1, 0]
         assert table.ids.to_pylist() == ids
 
     def test_the_index_of_other_ids_is_refused(self, indexed):
         path, ids = indexed
-        other = vectors_module.IdIndex.build(pa.array([1, 2, 3, 4]))
+        other = IdIndex.build(pa.array([1, 2, 3, 4]))
         replace_file(path, "ids.index.npy", lambda file: np.save(file, other.words))
         with pytest.raises(FormatError, match=r"ids.index.npy indexes 4 ids, expected 3 of type"):
             EmbeddingTable.load(path).rows(ids)
@@ -281,6 +281,12 @@ class TestDamage:
         with (saved / name).open("rb+") as file:
             file.truncate(size - 1)
         with pytest.raises(FormatError, match=f"{name} has {size - 1} bytes, expected {size}: it is truncated"):
+            EmbeddingTable.load(saved)
+
+    def test_grown(self, saved):
+        with (saved / "vectors.npy").open("ab") as file:
+            file.write(b"x")
+        with pytest.raises(FormatError, match=r"vectors.npy has 153 bytes, expected 152"):
             EmbeddingTable.load(saved)
 
     def test_missing(self, saved):

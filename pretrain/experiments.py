@@ -1,0 +1,201 @@
+"""The demo's two experiments: retrieval and ranking of movies, every number beside floors, one run a seed.
+
+retrieval   The likes of each user, in time order: the first 80 % are the network's, the last 20 % are to be found
+            among all movies that the user has not liked before.
+ranking     The ratings of each user, in time order: the first 50 % are the network's, the next 30 % train the ranker,
+            the last 20 % test it.  No row is used twice, so that the frozen vectors leak nothing.
+"""
+
+__all__ = ["Ranking", "Retrieval"]
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pandas as pd
+
+from pretrain.config import TrainConfig
+from pretrain.export import export
+from pretrain.graph import Graph
+from pretrain.movielens import MovieData
+from pretrain.movienet import LIKED, POSITIVE, movie_graph, recency_weights
+from pretrain.train import Callback, train
+from recokit.candidates import CandidateGenerator
+from recokit.errors import MissingDependencyError
+from recokit.evaluate import compare_candidates, compare_rankers, evaluate_candidates, evaluate_ranker
+from recokit.features import Bag, FeatureSpec, Pretrained
+from recokit.floors import EASE, ItemKNN, Popularity
+from recokit.frame import split_per_user, split_random
+from recokit.index import ExactIndex, FaissIndex, HNSWIndex, Index, recall
+from recokit.rankers import DLRM, FitConfig, fit
+from recokit.report import Report
+from recokit.table import EmbeddingTable, Version
+
+K = (10, 100)
+Progress = Callable[[str], AbstractContextManager[Callback]]  # the name of a run to a callback that shows it
+
+# Chosen on a validation part (the last 20 % of each user's known likes), never on the test part: docs/log.md.
+CONFIG = TrainConfig(
+    dim=128, comparator="cos", loss="softmax", temperature=0.2, epochs=20, uniform_negatives=1500, precision="auto"
+)
+
+
+def _publish(graph: Graph, name: str, config: TrainConfig, output: Path, progress: Progress) -> Version:
+    """Train a network and publish it as the version ``name-seed``."""
+    with progress(f"{name}, seed {config.seed}") as callback:
+        model = train(graph, config, callback=callback)
+    return export(model, output / "embeddings" / f"{name}-{config.seed}")
+
+
+class Retrieval:
+    """Find each user's last likes among all movies that they have not liked before."""
+
+    def __init__(self, data: MovieData, output: Path, progress: Progress, config: TrainConfig = CONFIG) -> None:
+        self.data, self.output, self.progress, self.config = data, output, progress, config
+        likes = data.ratings[data.ratings["rating"] >= POSITIVE]
+        self.known, held_out = split_per_user(likes, 0.2, by="time", user="user")
+        names = {"user": "query", "movie": "candidate"}
+        self.seen = self.known[["user", "movie"]].rename(columns=names)
+        self.relevant = held_out[["user", "movie"]].rename(columns=names)
+        self.users = self.relevant["query"].drop_duplicates()
+        self.catalog = pd.Index(data.ratings["movie"].unique())
+        self.protocol = {
+            "data": data.source,
+            "split": "last 20 % of each user's likes (ratings of 4 and 5), by time",
+            "filter": "likes of the first 80 % are left out of the lists",
+        }
+        self.graphs = {
+            "HIN": movie_graph(data, self.known),
+            "likes alone": movie_graph(data, self.known, likes_only=True),
+        }
+        self.lists: dict[str, pd.DataFrame] = {}
+        self.version: Version | None = None
+
+    def floors(self) -> Report:
+        """Measure popularity, ItemKNN and EASE, and EASE with the history weighted as the network's likes are."""
+        history = self.known.rename(columns={"user": "source"}).assign(query=self.known["user"])
+        weighted = self.seen.assign(weight=recency_weights(history))
+        floors: dict[str, Popularity | ItemKNN | EASE] = {
+            "popularity": Popularity.fit(self.seen),
+            "ItemKNN": ItemKNN.fit(self.seen, neighbors=100),
+            "EASE": EASE.fit(self.seen, l2=100),
+            "EASE, recency": EASE.fit(self.seen, l2=200).with_history(weighted, weight="weight"),
+        }
+        report = Report([])
+        for name, floor in floors.items():
+            self.lists[name] = floor.recommend(self.users, k=K[-1], exclude=self.seen)
+            report |= self._measure(self.lists[name], name, None)
+        return report
+
+    def run(self, seed: int) -> Report:
+        """Train both networks with a seed and compare their lists with the floors'."""
+        report = Report([])
+        for name, graph in self.graphs.items():
+            version = _publish(
+                graph,
+                name.lower().replace(" ", "-"),
+                dataclasses.replace(self.config, seed=seed),
+                self.output,
+                self.progress,
+            )
+            lists, how = self._recommend(version)
+            report |= self._measure(lists, name, seed, how)
+            self.lists[name] = lists
+            if name == "HIN" and self.version is None:
+                self.version = version
+        for other in [name for name in self.lists if name != "HIN"]:
+            report |= compare_candidates(
+                self.lists["HIN"], self.lists[other], self.relevant, k=K, names=("HIN", other), seed=seed,
+                protocol=self.protocol,
+            )  # fmt: skip
+        return report
+
+    def _measure(self, lists: pd.DataFrame, name: str, seed: int | None, how: str = "exact") -> Report:
+        protocol = {**self.protocol, "search": how}
+        return evaluate_candidates(
+            lists, self.relevant, k=K, name=name, catalog=self.catalog, seed=seed, protocol=protocol
+        )
+
+    def _recommend(self, version: Version) -> tuple[pd.DataFrame, str]:
+        movies, users = version.table("movie"), version.table("user")
+        relation = version.relations[LIKED]
+        index = _index(movies)
+        asked = self.users[users.rows(self.users) >= 0]
+        lists = CandidateGenerator(index, users, relation)(asked, k=K[-1], exclude=self.seen)
+        sample = relation.apply(users.vectors[:200])
+        return lists, f"{type(index).__name__}, recall@10 against exact {recall(index, sample, 10):.3f}"
+
+    def examples(self, count: int = 3) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Yield a user, their last known likes, and what the first HIN version recommends."""
+        titles = self.data.movies.set_index("movie")["title"]
+        lists, _ = self._recommend(self.version) if self.version else (self.lists["HIN"], "")
+        for user in self.users.sample(count, random_state=0):
+            liked = self.known[self.known["user"] == user].sort_values("time", kind="stable")["movie"].tail(5)
+            found = lists[lists["query"] == user].head(5)["candidate"]
+            yield f"user {user}", [str(titles[m]) for m in liked], [str(titles[m]) for m in found]
+
+
+def _index(table: EmbeddingTable) -> Index:
+    """Build the best index that is installed: HNSW, else faiss, else exact search."""
+    for build in (HNSWIndex.build, FaissIndex.build):
+        try:
+            return build(table)
+        except MissingDependencyError:
+            continue
+    return ExactIndex.build(table)
+
+
+class Ranking:
+    """Predict whether a user likes a rated movie, without and with pretrained vectors."""
+
+    def __init__(self, data: MovieData, output: Path, progress: Progress, config: TrainConfig = CONFIG) -> None:
+        self.data, self.output, self.progress, self.config = data, output, progress, config
+        rest, self.test = split_per_user(self._rows(data), 0.2, by="time", user="user")
+        self.network, self.train = split_per_user(rest, 0.375, by="time", user="user")  # 30 % of all
+        self.graph = movie_graph(data, self.network)
+        self.protocol = {
+            "data": data.source,
+            "split": "each user's ratings by time: 50 % network, 30 % ranker, 20 % test",
+            "label": f"rating of at least {POSITIVE:g}",
+        }
+
+    @staticmethod
+    def _rows(data: MovieData) -> pd.DataFrame:
+        genres = data.genres.groupby("movie")["genre"].agg(list).rename("genres")
+        rows = data.ratings.merge(data.users, on="user").merge(genres, on="movie", how="left")
+        rows["genres"] = rows["genres"].map(lambda value: value if isinstance(value, list) else [])
+        return rows.assign(liked=(rows["rating"] >= POSITIVE).astype("int64"))
+
+    def run(self, seed: int) -> Report:
+        """Train the network and both rankers with a seed; compare them on the test rows."""
+        version = _publish(
+            self.graph, "ranking", dataclasses.replace(self.config, seed=seed), self.output, self.progress
+        )
+        vectors = [Pretrained("user", version.table("user")), Pretrained("movie", version.table("movie"))]
+        plain = self._fit([], seed)
+        informed = self._fit(vectors, seed)
+        informed.save(self.output / "rankers" / f"dlrm-{seed}")
+        report = Report([])
+        for name, ranker in (("DLRM", plain), ("DLRM + HIN vectors", informed)):
+            report |= evaluate_ranker(
+                ranker, self.test, group="user", name=name, seed=seed, protocol=self.protocol, bootstrap=200
+            )
+        return report | compare_rankers(
+            informed, plain, self.test, group="user", names=("DLRM + HIN vectors", "DLRM"), seed=seed,
+            protocol=self.protocol, bootstrap=200,
+        )  # fmt: skip
+
+    def _fit(self, vectors: list[Pretrained], seed: int) -> DLRM:
+        features = FeatureSpec(
+            pretrained=vectors,
+            dense=["age"],
+            categorical={"user": 2000, "movie": 2000, "gender": 10, "occupation": 50},
+            bags=[Bag("genres", values=50)],
+            label="liked",
+            group="user",
+        )
+        rows, valid = split_random(self.train, 0.1, seed=seed)
+        ranker = DLRM(features, dim=16, seed=seed)
+        fit(ranker, rows, valid, FitConfig(epochs=10, batch_size=256, evaluate_every=30, patience=5, seed=seed))
+        return ranker

@@ -1,0 +1,38 @@
+"""Fixtures of the whole suite."""
+
+import io
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_cli(monkeypatch):
+    """Run ``recokit WORDS...`` in this process."""
+    pytest.importorskip("typer")
+    from recokit.cli import main
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["recokit", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "160")
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                main()
+                code = 0
+            except SystemExit as exit_:
+                code = exit_.code or 0
+        return Ran(code, out.getvalue(), err.getvalue())
+
+    return run
