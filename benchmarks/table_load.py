@@ -3,7 +3,8 @@
     python benchmarks/table_load.py --gigabytes 10 --ids string [--no-index] [--json]
 
 The vectors are a sparse file of zeros, so that a large table needs no disk; opening it does not know the difference.
-Importing is not counted.
+Importing is not counted. Pages of a mapped index count as resident, although the system may take them back and all
+processes share them.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Negative samples: entities of the right type, one block shared by a whole batch.
 
-Uniform negatives are drawn from all entities of the type, prevalence negatives in proportion to their occurrences in
-the network's edges (TwHIN 4.1), in-batch negatives are the batch's own entities of that side.  Sharing one block
-among the batch turns scoring into one matrix product.  A negative that is the positive's own entity is accidental and
-masked by its id.
+Uniform negatives are drawn from all entities of the type, prevalence negatives in proportion to their occurrences at
+that end of the relation's edges (TwHIN 4.1), in-batch negatives are the batch's own entities of that side.  Sharing
+one block among the batch turns scoring into one matrix product.  A negative that is the positive's own entity is
+accidental and masked by its id.
 """
 
 __all__ = ["NegativeSampler"]
@@ -17,7 +17,7 @@ class NegativeSampler:
     """Draw negatives of one entity type.
 
     Args:
-        degrees: Occurrences (N,) of every entity of the type in the edges of the network.
+        degrees: Occurrences (N,) of every entity of the type at one end of a relation's edges.
         device: Where the drawn rows should lie.
     """
 

@@ -1,7 +1,9 @@
 """The ids of a table, row by row, with their index: in memory, or in files that are read when first asked for.
 
-ids.parquet      one column ``id``, int64 or string, unique, not null; row order is vector order
-ids.index.npy    the index, where there are many ids; whoever has it builds none
+    ids.parquet      one column ``id``, int64 or string, unique, not null; row order is vector order
+    ids.index.npy    the index, where there are many ids: the first rows() maps it instead of building it
+
+Whatever has one row for each id (vectors, codes, mixtures) holds its ids this way.
 """
 
 __all__ = ["IdColumn"]

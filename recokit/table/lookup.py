@@ -122,9 +122,11 @@ class IdIndex:
             while doubtful.size:
                 candidates = strings.take(pa.array(found.take(doubtful)))
                 asked = queries if doubtful.size == len(queries) else queries.take(pa.array(doubtful))
-                equal = pc.equal(candidates, asked).to_numpy(zero_copy_only=False).astype(bool)
-                # The slot behind a collision, two strings with one hash: one pair in 2**64, so hardly ever.
-                doubtful = doubtful[~equal]
+                equal = pc.equal(candidates, asked)
+                if equal.true_count == len(equal):
+                    break
+                # A null, or two strings with one hash (one pair in 2**64, so hardly ever): go on in the next slot.
+                doubtful = doubtful[~equal.to_numpy(zero_copy_only=False).astype(bool)]
                 slots[doubtful] += 1
                 found[doubtful] = self._rows_at(hashes[doubtful], slots[doubtful])
                 doubtful = doubtful[found[doubtful] >= 0]

@@ -1,0 +1,176 @@
+"""The command line, as a user types it: results, machine output, and one clear line on bad input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recokit.table import EmbeddingTable, open_version
+
+CONFIG = """\
+version = "v1"
+output = "store"
+[[relation]]
+name = "clicks"
+source = "user"
+target = "ad"
+path = "clicks.csv"
+[split]
+fraction = 0.2
+[train]
+dim = 8
+epochs = 3
+uniform_negatives = 10
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a configuration and its edges; the working folder."""
+    draw = np.random.default_rng(0)
+    rows = pd.DataFrame({"source": draw.integers(20, size=120), "target": draw.integers(15, size=120)})
+    rows = rows.assign(source="u" + rows["source"].astype(str), time=np.arange(120))
+    rows.to_csv(tmp_path / "clicks.csv", index=False)
+    (tmp_path / "c.toml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_configuration_becomes_a_version(project, run_cli):
+    ran = run_cli("pretrain", "c.toml", "--save-model", "model")
+    assert ran.code == 0, ran.err
+    assert "clicks" in ran.out
+    assert "120" in ran.out
+    version = open_version(project / "store/v1", verify=True)
+    assert set(version.tables) == {"user", "ad"}
+    assert (project / "model/model.json").is_file()
+
+
+def test_json_is_one_document(project, run_cli):
+    ran = run_cli("pretrain", "c.toml", "--json")
+    document = json.loads(ran.out)
+    assert document["read"] == [{"relation": "clicks", "read": 120, "null": 0, "below_min_count": 0, "edges": 120}]
+    assert document["entities"] == {"user": 20, "ad": 15}
+    assert [row["epoch"] for row in document["epochs"]] == [1, 2, 3]
+    assert {row["metric"] for row in document["results"]} == {"mrr", "mean_rank", "hits@1", "hits@3", "hits@10"}
+
+
+def test_neighbours_are_those_of_numpy(project, run_cli):
+    run_cli("pretrain", "c.toml")
+    version = open_version(project / "store/v1")
+    users, ads = version.table("user"), version.table("ad")
+    rows = json.loads(
+        run_cli("neighbors", "store/v1", "u3", "--table", "user", "--relation", "clicks", "-k", "4", "--json").out
+    )
+    query = version.relations["clicks"].apply(users.vectors[users.rows(["u3"])])[0].astype(np.float64)
+    vectors = ads.vectors.astype(np.float64)
+    cosines = vectors @ query / np.linalg.norm(query) / np.linalg.norm(vectors, axis=1)
+    best = np.argsort(-cosines)[:4]
+    assert [row["candidate"] for row in rows] == ads.ids.take(best).to_pylist()
+    np.testing.assert_allclose([row["score"] for row in rows], cosines[best], rtol=1e-5)
+    assert [row["rank"] for row in rows] == [1, 2, 3, 4]
+
+
+def test_evaluate_measures_and_writes(project, run_cli):
+    run_cli("pretrain", "c.toml")
+    ran = run_cli("evaluate", "store/v1", "clicks.csv", "--relation", "clicks", "-k", "15", "--output", "r.json", "--json")
+    values = {row["metric"]: row["value"] for row in json.loads(ran.out)["results"]}
+    assert values["recall@15"] == 1.0  # fifteen ads, fifteen places
+    assert json.loads((project / "r.json").read_text())["results"] == json.loads(ran.out)["results"]
+
+
+def test_inspect_shows_versions_tables_and_stores(project, run_cli):
+    run_cli("pretrain", "c.toml")
+    card = json.loads(run_cli("inspect", "store/v1", "--verify", "--json").out)
+    assert {row["table"]: row["count"] for row in card["tables"]} == {"user": 20, "ad": 15}
+    assert card["relations"] == [{"relation": "clicks", "source": "user", "target": "ad", "operator": "translation"}]
+    assert json.loads(run_cli("inspect", "store/v1/ad", "--json").out)["dim"] == 8
+    assert json.loads(run_cli("inspect", "store", "--json").out) == [{"version": "v1", "tables": "user, ad"}]
+    assert "clicks" in run_cli("inspect", "store/v1").out
+
+
+def bad_column(project):
+    text = (project / "clicks.csv").read_text()
+    (project / "clicks.csv").write_text(text.replace("target", "tagret"))
+    return ["pretrain", "c.toml"]
+
+
+def unknown_relation(project):
+    return ["neighbors", "store/v1", "u1", "--table", "user", "--relation", "click"]
+
+
+def float_ids(project):
+    frame = pd.read_csv(project / "clicks.csv")
+    frame["target"] = frame["target"] + 0.5
+    frame.to_csv(project / "clicks.csv", index=False)
+    return ["pretrain", "c.toml"]
+
+
+def truncated(project):
+    path = project / "store/v1/ad/vectors.npy"
+    path.write_bytes(path.read_bytes()[:-8])
+    return ["inspect", "store/v1"]
+
+
+def damaged(project):
+    path = project / "store/v1/ad/vectors.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    return ["inspect", "store/v1", "--verify"]
+
+
+def strange_format(project):
+    path = project / "store/v1/version.json"
+    path.write_text(path.read_text().replace("embedding-version/1", "embedding-version/9"))
+    return ["inspect", "store/v1"]
+
+
+def negative_weight(project):
+    pd.read_csv(project / "clicks.csv").assign(weight=-1.0).to_csv(project / "clicks.csv", index=False)
+    return ["pretrain", "c.toml"]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda project: ["pretrain", "none.toml"], "none.toml cannot be read"),
+        (bad_column, "relation 'clicks' (clicks.csv): no column 'target' for the target; it has: source, tagret, time"),
+        (float_ids, "the target column 'target' is DOUBLE; ids must be integers or strings"),
+        (negative_weight, "relation 'clicks': 120 weights are negative, missing or not finite"),
+        (lambda project: ["pretrain", "c.toml"], "store/v1 exists already"),
+        (unknown_relation, "version 'v1' has no relation 'click'; did you mean 'clicks'?"),
+        (lambda project: ["neighbors", "store/v1", "x", "--table", "ad"], "the table's ids are integers"),
+        (lambda project: ["neighbors", "store/v1", "nobody", "--table", "user"], "nobody"),
+        (truncated, "vectors.npy"),
+        (damaged, "sha256"),
+        (strange_format, "format 'embedding-version/9'"),
+        (lambda project: ["inspect", "nowhere"], "nowhere holds no version.json"),
+    ],
+)
+def test_bad_input_gets_one_line_and_code_2(project, run_cli, prepare, message):
+    if prepare not in (bad_column, float_ids, negative_weight):
+        run_cli("pretrain", "c.toml")
+    ran = run_cli(*prepare(project))
+    assert ran.code == 2
+    assert ran.out == ""
+    assert ran.err.count("\n") == 1
+    assert ran.err.startswith("recokit: ")
+    assert message in ran.err.replace(str(Path.cwd()) + "/", "")
+
+
+def test_nan_in_vectors_is_refused_before_anything_is_written(tmp_path):
+    vectors = np.zeros((3, 2), np.float32)
+    vectors[1, 0] = np.nan
+    with pytest.raises(ValueError, match="row 1|1 "):
+        EmbeddingTable.from_arrays([1, 2, 3], vectors, entity="ad", version="v1").save(tmp_path / "ad")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_and_version(run_cli):
+    text = run_cli("--help").out
+    assert all(command in text for command in ("demo", "pretrain", "evaluate", "neighbors", "inspect"))
+    assert run_cli("--version").out.startswith("recokit ")
+    assert run_cli("neighbours").code == 2
