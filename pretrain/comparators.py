@@ -66,10 +66,11 @@ class _Dot:
 class _Cosine(_Dot):
     """The cosine: a dot product of normalised vectors; a zero vector has the cosine 0 with everything."""
 
-    _floor = 1e-12  # of the norm, so that a zero vector gives zeros and no NaN
+    _floor = 1e-12  # below this norm a vector stays as it is: zeros, no NaN, and a gradient of ordinary size
 
     def prepare(self, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
-        inverse = torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min(self._floor).reciprocal()  # (B, 1)
+        norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)  # (B, 1)
+        inverse = norms.masked_fill(norms < self._floor, 1.0).reciprocal()
         return vectors * inverse, inverse
 
     def prepare_backward(self, prepared: Tensor, cache: Tensor | None, grad: Tensor) -> Tensor:

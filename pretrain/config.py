@@ -127,8 +127,6 @@ class TrainConfig:
             counts=(*_NEGATIVES, "seed"),
             at_least_one=("dim", "epochs", "batch_size"),
         )
-        if sum(getattr(self, name) for name in _NEGATIVES) == 0:
-            raise ConfigError(f"{what}: without negatives nothing is learned: set one of {', '.join(_NEGATIVES)}")
 
 
 _NEGATIVES = ("uniform_negatives", "prevalence_negatives", "in_batch_negatives")

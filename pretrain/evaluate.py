@@ -51,8 +51,10 @@ class Evaluation:
         raise ConfigError(f"no metric {metric!r} for relation {relation!r} was measured")
 
     def to_frame(self) -> pd.DataFrame:
-        """Return relations as rows and metrics as columns."""
+        """Return relations as rows and metrics as columns; the first row is all of them, where there are several."""
         frame = pd.DataFrame(self.results)
+        if frame["group"].nunique() == 1:
+            frame = frame[frame["group"].notna()]
         frame["group"] = frame["group"].fillna("(all)")
         wide = frame.pivot_table(index="group", columns="metric", values="value", sort=False)
         return wide.assign(questions=frame.groupby("group", sort=False)["n"].first())
@@ -128,8 +130,7 @@ def evaluate(
         "unseen": f"{unseen} ({dropped} edges dropped)" if unseen == "drop" else unseen,
     }
     groups: list[tuple[str | None, pd.DataFrame]] = [(None, asked)]
-    if len(chosen) > 1:
-        groups += [(str(relation), part) for relation, part in asked.groupby("relation", sort=False)]
+    groups += [(str(relation), part) for relation, part in asked.groupby("relation", sort=False)]
     results = [
         {"name": name, "metric": metric, "value": value, "n": len(part), "group": group, "protocol": protocol}
         for group, part in groups

@@ -7,6 +7,7 @@ A model folder is complete in itself (training can go on from it); what other pe
 __all__ = ["Model"]
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,10 @@ class Model:
     epochs: Sequence[Mapping[str, Any]]
     meta: Mapping[str, Any]
 
+    @functools.cached_property
+    def _index(self) -> dict[str, IdIndex]:
+        return {entity: IdIndex.build(ids) for entity, ids in self.entities.items()}
+
     def operator_name(self, relation: str) -> str:
         """Return the operator that a relation uses."""
         return self.relations[relation].operator or self.config.operator
@@ -84,7 +89,7 @@ class Model:
         """Score pairs of ids: ``comparator(operator(source), target)`` (B,), higher is better; NaN for unknown ids."""
         ends = self.relation(relation)
         rows = [
-            torch.from_numpy(IdIndex.build(self.entities[entity]).rows(id_array(ids, what)))
+            torch.from_numpy(self._index[entity].rows(id_array(ids, what)))
             for entity, ids, what in ((ends.source, sources, "sources"), (ends.target, targets, "targets"))
         ]
         left, right = self.prepared(relation, rows[0].clamp_min(0), rows[1].clamp_min(0))

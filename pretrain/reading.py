@@ -57,6 +57,10 @@ class Reader:
     def add_frame(self, name: str, frame: pd.DataFrame | pa.Table, columns: Columns) -> None:
         """Take a relation's edges from a frame."""
         with _readable(f"relation {name!r}: its frame"):
+            read = {role: columns.get(role, role) for role in _ROLES}
+            if isinstance(frame, pd.DataFrame) and {read["source"], read["target"]} <= set(frame.columns):
+                # The columns that matter alone: the others may be anything, also what Arrow has no type for.
+                frame = frame[[column for column in frame.columns if column in read.values()]]
             table = frame if isinstance(frame, pa.Table) else pa.Table.from_pandas(frame, preserve_index=False)
         raw = f"frame_{len(self._views)}"
         self._db.register(raw, table)

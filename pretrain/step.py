@@ -85,11 +85,14 @@ class Step:
         ):
             if len(drawn) == 0:
                 continue
-            scores = self.comparator.block(here[:size], there[size:]).div_(self.temperature)  # (B, N)
-            value, grad_own, grad_scores = self.loss(positive, scores, own[:, None] == drawn, batch.weights)
-            grad_anchors, grad_drawn = self.comparator.block_backward(
-                here[:size], there[size:], grad_scores.div_(self.temperature)
-            )
+            scores = self.comparator.block(here[:size], there[size:])  # (B, N)
+            if self.temperature != 1.0:
+                scores.div_(self.temperature)
+            scores.masked_fill_(own[:, None] == drawn, -torch.inf)  # accidental positives
+            value, grad_own, grad_scores = self.loss(positive, scores, batch.weights)
+            if self.temperature != 1.0:
+                grad_scores.div_(self.temperature)
+            grad_anchors, grad_drawn = self.comparator.block_backward(here[:size], there[size:], grad_scores)
             grad_here[:size] += grad_anchors
             grad_there[size:] += grad_drawn
             grad_positive += grad_own

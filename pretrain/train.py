@@ -57,13 +57,13 @@ def train(
         The trained model, on the device.
 
     Raises:
-        DataError: The graph has no edges, or the loss is no longer finite (a learning rate far too high).
+        DataError: The graph has no edges, or loss or vectors are no longer finite (a learning rate far too high).
     """
     config = config or TrainConfig()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if not any(len(edges) for edges in graph.edges.values()):
         raise DataError("train: the graph has no edges")
-    with _matmul_precision(config.precision):
+    with _matmul_precision(config.precision), _determinism(config.deterministic and device.type == "cuda"):
         return _train(graph, config, device, callback)
 
 
@@ -93,7 +93,22 @@ def _train(graph: Graph, config: TrainConfig, device: torch.device, callback: Ca
         history.append({key: value for key, value in record.items() if key != "edges_per_second"})
         if callback:
             callback({"event": "epoch", "epochs": config.epochs, **record})
+    for name, tensor in (*run.vectors.items(), *run.parameters.items()):  # the last steps have no loss to tell
+        if not torch.isfinite(tensor).all():
+            raise DataError(f"train: what was learned of {name!r} is not finite; try a lower learning_rate")
     return run.model(graph, history, _meta(graph))
+
+
+@contextmanager
+def _determinism(wanted: bool) -> Iterator[None]:
+    """Take the deterministic form of every operation on a GPU that has one; on the CPU all of ours have it anyway."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if wanted:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 @contextmanager
@@ -128,7 +143,9 @@ class _Run:
         self.config, self.relations, self.device = config, graph.relations, device
         # Everything is drawn on the CPU first, so that a seed means the same start on every device.
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.sampler_generator = torch.Generator(device).manual_seed(config.seed)
+        # A seed of its own, so that negatives do not repeat the numbers of the first vectors.
+        own_seed = int(torch.randint(2**62, (), generator=self.generator))
+        self.sampler_generator = torch.Generator(device).manual_seed(own_seed)
         self.degrees = {entity: graph.degrees(entity) for entity in graph.entities}
         self.vectors = {
             entity: (torch.randn(len(ids), config.dim, generator=self.generator) * config.init_scale).to(device)

@@ -75,7 +75,9 @@ def test_neighbours_are_those_of_numpy(project, run_cli):
 
 def test_evaluate_measures_and_writes(project, run_cli):
     run_cli("pretrain", "c.toml")
-    ran = run_cli("evaluate", "store/v1", "clicks.csv", "--relation", "clicks", "-k", "15", "--output", "r.json", "--json")
+    ran = run_cli(
+        "evaluate", "store/v1", "clicks.csv", "--relation", "clicks", "-k", "15", "--output", "r.json", "--json"
+    )
     values = {row["metric"]: row["value"] for row in json.loads(ran.out)["results"]}
     assert values["recall@15"] == 1.0  # fifteen ads, fifteen places
     assert json.loads((project / "r.json").read_text())["results"] == json.loads(ran.out)["results"]
@@ -164,7 +166,7 @@ def test_bad_input_gets_one_line_and_code_2(project, run_cli, prepare, message):
 def test_nan_in_vectors_is_refused_before_anything_is_written(tmp_path):
     vectors = np.zeros((3, 2), np.float32)
     vectors[1, 0] = np.nan
-    with pytest.raises(ValueError, match="row 1|1 "):
+    with pytest.raises(ValueError, match="not finite|NaN|finite"):
         EmbeddingTable.from_arrays([1, 2, 3], vectors, entity="ad", version="v1").save(tmp_path / "ad")
     assert list(tmp_path.iterdir()) == []
 

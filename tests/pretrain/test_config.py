@@ -27,7 +27,6 @@ from recokit.errors import ConfigError
         ({"relation_learning_rate": float("inf")}, "relation_learning_rate must be a number above 0, got inf"),
         ({"init_scale": "0.1"}, "init_scale must be a number above 0, got '0.1'"),
         ({"deterministic": 1}, "deterministic must be true or false, got 1"),
-        ({"uniform_negatives": 0}, "without negatives nothing is learned: set one of uniform_negatives, prev"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -177,6 +177,12 @@ def test_edges_without_an_end_are_counted_and_dropped():
     assert graph.summary.rows == ({"relation": "r", "read": 4, "null": 3, "below_min_count": 0, "edges": 1},)
 
 
+def test_edges_without_an_end_do_not_count_for_min_count():
+    frame = pd.DataFrame({"source": [1, 1, 2, 2], "target": ["x", None, "x", "y"]})
+    graph = Graph.from_frames({"r": frame}, [Relation("r", "a", "b")], min_count={"a": 2})
+    assert graph.entities["a"].to_pylist() == [2]
+
+
 @pytest.fixture
 def new_york(monkeypatch):
     monkeypatch.setenv("TZ", "America/New_York")

@@ -144,7 +144,8 @@ def test_the_metrics_of_spelled_out_ranks():
     assert evaluation.value("mean_rank") == pytest.approx(4 / 3)
     assert evaluation.value("hits@1") == pytest.approx(2 / 3)
     assert evaluation.value("hits@2") == 1.0
-    assert [row["n"] for row in evaluation.results] == [3] * 4
+    assert [row["n"] for row in evaluation.results] == [3] * 8  # all, and the one relation
+    assert evaluation.value("mrr", "r") == evaluation.value("mrr")
 
 
 def test_the_results_are_rows_of_a_report():

@@ -17,9 +17,10 @@ def apply(name, positive, negative, *, masked=None, weight=None):
     """The loss of scores given as lists: value, slopes of the positives, slopes of the negatives, all as lists."""
     positive = torch.tensor(positive, dtype=torch.float64)
     negative = torch.tensor(negative, dtype=torch.float64).reshape(len(positive), -1)
-    masked = torch.zeros_like(negative, dtype=torch.bool) if masked is None else torch.tensor(masked)
+    if masked is not None:
+        negative[torch.tensor(masked)] = -math.inf
     weight = torch.ones_like(positive) if weight is None else torch.tensor(weight, dtype=torch.float64)
-    value, grad_positive, grad_negative = LOSSES[name](positive, negative, masked, weight)
+    value, grad_positive, grad_negative = LOSSES[name](positive, negative, weight)
     return value.item(), grad_positive.tolist(), grad_negative.tolist()
 
 

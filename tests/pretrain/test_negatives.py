@@ -34,6 +34,13 @@ def test_what_never_occurs_is_no_prevalence_negative():
     assert set(draw(0, 2_000, degrees=np.array([0, 0, 7, 0]))) == {2}
 
 
+def test_the_edges_of_the_intervals_belong_to_entities_that_occur(monkeypatch):
+    # Row 1 has [0, 5), row 2 [5, 6), row 5 [6, 26) and so on; a random number may be exactly 0 or at such an edge.
+    at = torch.tensor([0.0, 5.0, 6.0, 26.0, 29.0], dtype=torch.float64) / 30
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: at)
+    assert draw(0, 5).tolist() == [1, 2, 5, 6, 7]
+
+
 def test_uniform_come_first_then_prevalence():
     only = np.array([0] * 1000 + [1])
     rows = draw(500, 300, degrees=only)

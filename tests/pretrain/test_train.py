@@ -122,6 +122,26 @@ def test_the_order_changes_from_epoch_to_epoch(batches):
     assert first != second
 
 
+def test_the_batches_of_all_relations_come_in_random_order(batches):
+    edges = pd.DataFrame({"source": np.arange(80), "target": np.arange(80)})
+    relations = [Relation("r", "a", "b"), Relation("s", "a", "b", weight=2.0)]
+    train(Graph.from_frames({"r": edges, "s": edges}, relations), dataclasses.replace(SMALL, epochs=1))
+    order = [batch["weights"][0] for batch in batches]
+    assert sorted(order) == [1.0] * 10 + [2.0] * 10
+    changes = sum(before != after for before, after in itertools.pairwise(order))
+    assert changes > 3  # one after the other would be 1; by chance it is about 10
+
+
+def test_the_seed_decides_on_the_negatives_too(batches):
+    drawn = []
+    for seed in (1, 1, 2):
+        batches.clear()
+        train(two_types(), dataclasses.replace(SMALL, seed=seed))
+        drawn.append([batch["negative_targets"] for batch in batches])
+    assert drawn[0] == drawn[1]
+    assert all(one != other for one, other in zip(drawn[0], drawn[2], strict=True))
+
+
 def test_negatives_are_of_the_type_that_they_replace(batches):
     config = dataclasses.replace(SMALL, uniform_negatives=50, prevalence_negatives=20, in_batch_negatives=4)
     train(two_types(), config)
@@ -285,6 +305,25 @@ def test_a_loss_that_is_not_finite_is_an_error(settings, loss):
     config = dataclasses.replace(SMALL, comparator="dot", loss=loss, epochs=3, **settings)
     with pytest.raises(DataError, match=r"the loss is (nan|inf) after epoch [12]; try a lower learning_rate"):
         train(two_types(), config)
+
+
+def test_vectors_that_are_not_finite_are_an_error_though_the_loss_was():
+    config = dataclasses.replace(SMALL, epochs=1, batch_size=100, learning_rate=1e39)
+    with pytest.raises(DataError, match="what was learned of 'few' is not finite; try a lower learning_rate"):
+        train(two_types(), config)
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_the_precision_of_other_products_is_put_back(precision):
+    def stop(event):
+        during.append(torch.get_float32_matmul_precision())
+        raise KeyboardInterrupt
+
+    before, during = torch.get_float32_matmul_precision(), []
+    with pytest.raises(KeyboardInterrupt):
+        train(two_types(), dataclasses.replace(SMALL, precision=precision), callback=stop)
+    assert during == ["highest" if precision == "float32" else "medium"]
+    assert torch.get_float32_matmul_precision() == before
 
 
 def test_a_graph_without_edges_and_a_relation_without_negatives_are_refused():

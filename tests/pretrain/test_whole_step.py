@@ -86,7 +86,7 @@ def check_model(model, expected, *, parameters=True):
         compared += [(model.parameters, expected.parameters), (model.parameter_state, expected.parameter_state)]
     for ours, theirs in compared:
         for name, array in theirs.items():
-            np.testing.assert_allclose(ours[name].numpy(), array, rtol=1e-4, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(ours[name].numpy(), array, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("sides", ["both", "source", "target"])

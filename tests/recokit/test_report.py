@@ -98,7 +98,12 @@ def test_markdown_pivots_and_says_the_protocols():
 
 
 def test_names_without_a_common_metric_stand_in_tables_of_their_own():
-    rows = [Result("hin", "mrr", 0.5), Result("dlrm", "rce", 2.0), Result("floor", "mrr", 0.25), Result("w&d", "rce", 1.0)]
+    rows = [
+        Result("hin", "mrr", 0.5),
+        Result("dlrm", "rce", 2.0),
+        Result("floor", "mrr", 0.25),
+        Result("w&d", "rce", 1.0),
+    ]
     retrieval, ranking = Report(rows, {}).to_markdown().split("\n\n")
     assert retrieval == "| name | mrr |\n| --- | ---: |\n| hin | 0.5000 |\n| floor | 0.2500 |"
     assert ranking == "| name | rce |\n| --- | ---: |\n| dlrm | 2.000 |\n| w&d | 1.000 |\n"
