@@ -51,7 +51,8 @@ def main() -> None:
     for row in rows:
         print(
             f"{row['negatives']:>9} {row['edges_per_second']:>10,.0f} {row['gflops']:>8.1f} "
-            f"{row['matmul_gflops']:>9.1f} {row['fraction']:>8.2f}   ({row['fraction_min']:.2f} to {row['fraction_max']:.2f})"
+            f"{row['matmul_gflops']:>9.1f} {row['fraction']:>8.2f}   "
+            f"({row['fraction_min']:.2f} to {row['fraction_max']:.2f})"
         )
 
 
