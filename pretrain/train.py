@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -126,8 +127,12 @@ def _meta(graph: Graph) -> dict[str, Any]:
     """Record where the edges came from, and a sketch of them that tells later whether others have seen them too."""
     sketches = []
     for name, relation in graph.relations.items():
-        pairs = graph.pairs(name)
-        sketch = edge_sketch(pairs["query"], pairs["candidate"], size=_SKETCH_SIZE)
+        edges = graph.edges[name]
+        ends = [  # dictionaries, so that every id is hashed once
+            pa.DictionaryArray.from_arrays(pa.array(rows), graph.entities[entity])
+            for rows, entity in ((edges.sources, relation.source), (edges.targets, relation.target))
+        ]
+        sketch = edge_sketch(*ends, size=_SKETCH_SIZE)
         sketches.append({"relation": name, "source": relation.source, "target": relation.target, **sketch})
     return {
         "history": [dict(entry) for entry in graph.history],
