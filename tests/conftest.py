@@ -4,8 +4,22 @@ import io
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import pytest
+
+from recokit.errors import MissingDependencyError
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Skip, saying so, what needs hnswlib where it could not be compiled; everything else is tested all the same."""
+    try:
+        return (yield)
+    except MissingDependencyError as error:
+        if "'hnswlib'" in str(error) and find_spec("hnswlib") is None:
+            pytest.skip(str(error))
+        raise
 
 
 @dataclass(frozen=True)

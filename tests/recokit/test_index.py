@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import faiss
-import hnswlib
 import numpy as np
 import pytest
 from index_oracle import COMPARATORS, all_scores, make_table
@@ -120,7 +119,7 @@ def test_the_planted_norms_defeat_a_graph_on_raw_products(kind, at_most):
     """So the test above is one: hnswlib's inner-product space, as it comes, on the same vectors."""
     vectors, queries = planted_norms(kind)
     table = make_table(vectors)
-    graph = hnswlib.Index("ip", 32)
+    graph = pytest.importorskip("hnswlib").Index("ip", 32)
     graph.init_index(4000, M=16, ef_construction=100, random_seed=0)
     graph.add_items(table.vectors, np.arange(4000), num_threads=1)
     graph.set_ef(200)
