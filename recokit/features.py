@@ -26,7 +26,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from recokit.columns import (
+from recokit.errors import ConfigError, DataError, closest
+from recokit.feature_columns import (
     Vocabulary,
     dense_columns,
     group_column,
@@ -36,7 +37,6 @@ from recokit.columns import (
     value_column,
     weight_column,
 )
-from recokit.errors import ConfigError, DataError, closest
 from recokit.table import EmbeddingTable
 
 Usage = Literal["concat", "sum", "init"]

@@ -31,8 +31,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from recokit.columns import column_of
 from recokit.errors import ConfigError, DataError, FormatError
+from recokit.feature_columns import column_of
 from recokit.table import EmbeddingTable, Ids
 from recokit.table.ids import arrow_of, id_array
 

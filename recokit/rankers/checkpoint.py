@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from recokit.columns import Vocabulary
 from recokit.errors import ConfigError, FormatError, VersionError
+from recokit.feature_columns import Vocabulary
 from recokit.features import Bag, FeatureSpec, Pretrained, Statistics, Values
 from recokit.rankers.base import Ranker, Tables
 from recokit.rankers.dlrm import DLRM
