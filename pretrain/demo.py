@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pretrain.experiments import Ranking, Retrieval
+from pretrain.experiments import Ranking, Retrieval, Workshop
 from pretrain.graph import Graph
 from pretrain.movielens import MovieData, load_movielens
 from pretrain.planted import planted_movies
@@ -47,12 +47,13 @@ def demo(
     data = planted_movies() if planted else _data(console)
     console.print(f"[bold]data[/]  {data.source}: {len(data.ratings):,} ratings, {len(data.knowledge):,} facts")
     _clear(output)
-    retrieval = Retrieval(data, output, lambda name: training_progress(name, console))
+    workshop = Workshop(output, lambda name: training_progress(name, console))
+    retrieval = Retrieval(data, workshop)
     console.print(_network(retrieval.graphs["HIN"]))
     report = retrieval.floors()
     for seed in range(seeds):
         report |= retrieval.run(seed)
-    ranking = Ranking(data, output, lambda name: training_progress(name, console))
+    ranking = Ranking(data, workshop)
     for seed in range(seeds):
         report |= ranking.run(seed)
     figures = [(title, _figures(report.to_frame(), metrics)) for title, metrics in (_RETRIEVAL, _RANKING)]

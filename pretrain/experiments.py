@@ -6,10 +6,10 @@ ranking     The ratings of each user, in time order: the first 50 % are the netw
             the last 20 % test it.  No row is used twice, so that the frozen vectors leak nothing.
 """
 
-__all__ = ["Ranking", "Retrieval"]
+__all__ = ["Ranking", "Retrieval", "Workshop"]
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -41,18 +41,27 @@ CONFIG = TrainConfig(
 )
 
 
-def _publish(graph: Graph, name: str, config: TrainConfig, output: Path, progress: Progress) -> Version:
-    """Train a network and publish it as the version ``name-seed``."""
-    with progress(f"{name}, seed {config.seed}") as callback:
-        model = train(graph, config, callback=callback)
-    return export(model, output / "embeddings" / f"{name}-{config.seed}")
+@dataclasses.dataclass(frozen=True)
+class Workshop:
+    """Where and how the experiments train and publish."""
+
+    output: Path
+    progress: Progress
+    config: TrainConfig = CONFIG
+
+    def publish(self, graph: Graph, name: str, seed: int, protocol: Mapping[str, str]) -> Version:
+        """Train a network and publish it as the version ``name-seed``, which records its data and split."""
+        with self.progress(f"{name}, seed {seed}") as callback:
+            model = train(graph, dataclasses.replace(self.config, seed=seed), callback=callback)
+        path = self.output / "embeddings" / f"{name.lower().replace(' ', '-')}-{seed}"
+        return export(model, path, meta={"data": protocol["data"], "split": protocol["split"]})
 
 
 class Retrieval:
     """Find each user's last likes among all movies that they have not liked before."""
 
-    def __init__(self, data: MovieData, output: Path, progress: Progress, config: TrainConfig = CONFIG) -> None:
-        self.data, self.output, self.progress, self.config = data, output, progress, config
+    def __init__(self, data: MovieData, workshop: Workshop) -> None:
+        self.data, self.workshop = data, workshop
         likes = data.ratings[data.ratings["rating"] >= POSITIVE]
         self.known, held_out = split_per_user(likes, 0.2, by="time", user="user")
         names = {"user": "query", "movie": "candidate"}
@@ -92,13 +101,7 @@ class Retrieval:
         """Train both networks with a seed and compare their lists with the floors'."""
         report = Report([])
         for name, graph in self.graphs.items():
-            version = _publish(
-                graph,
-                name.lower().replace(" ", "-"),
-                dataclasses.replace(self.config, seed=seed),
-                self.output,
-                self.progress,
-            )
+            version = self.workshop.publish(graph, name, seed, self.protocol)
             lists, how = self._recommend(version)
             report |= self._measure(lists, name, seed, how)
             self.lists[name] = lists
@@ -149,8 +152,8 @@ def _index(table: EmbeddingTable) -> Index:
 class Ranking:
     """Predict whether a user likes a rated movie, without and with pretrained vectors."""
 
-    def __init__(self, data: MovieData, output: Path, progress: Progress, config: TrainConfig = CONFIG) -> None:
-        self.data, self.output, self.progress, self.config = data, output, progress, config
+    def __init__(self, data: MovieData, workshop: Workshop) -> None:
+        self.data, self.workshop = data, workshop
         rest, self.test = split_per_user(self._rows(data), 0.2, by="time", user="user")
         self.network, self.train = split_per_user(rest, 0.375, by="time", user="user")  # 30 % of all
         self.graph = movie_graph(data, self.network)
@@ -169,13 +172,11 @@ class Ranking:
 
     def run(self, seed: int) -> Report:
         """Train the network and both rankers with a seed; compare them on the test rows."""
-        version = _publish(
-            self.graph, "ranking", dataclasses.replace(self.config, seed=seed), self.output, self.progress
-        )
+        version = self.workshop.publish(self.graph, "ranking", seed, self.protocol)
         vectors = [Pretrained("user", version.table("user")), Pretrained("movie", version.table("movie"))]
         plain = self._fit([], seed)
         informed = self._fit(vectors, seed)
-        informed.save(self.output / "rankers" / f"dlrm-{seed}")
+        informed.save(self.workshop.output / "rankers" / f"dlrm-{seed}")
         report = Report([])
         for name, ranker in (("DLRM", plain), ("DLRM + HIN vectors", informed)):
             report |= evaluate_ranker(

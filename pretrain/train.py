@@ -137,6 +137,11 @@ def _meta(graph: Graph) -> dict[str, Any]:
     return {
         "history": [dict(entry) for entry in graph.history],
         "edges": {name: len(edges) for name, edges in graph.edges.items()},
+        "times": {  # first and last: microseconds since 1970 for timestamps, else the column's integers
+            name: [int(edges.times.min()), int(edges.times.max())]
+            for name, edges in graph.edges.items()
+            if edges.times is not None and len(edges)
+        },
         "edge_sketches": sketches,
     }
 

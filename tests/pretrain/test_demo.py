@@ -10,7 +10,7 @@ import pytest
 
 from pretrain import demo as demo_module
 from pretrain import experiments
-from pretrain.experiments import Ranking, Retrieval
+from pretrain.experiments import Ranking, Retrieval, Workshop
 from pretrain.movienet import LIKED, movie_graph, recency_weights
 from pretrain.planted import planted_movies
 from recokit.errors import DataError
@@ -47,7 +47,7 @@ def test_the_network_holds_likes_and_what_is_known(data):
 
 
 def test_retrieval_beats_popularity_and_says_what_it_ran_on(data, tmp_path):
-    retrieval = Retrieval(data, tmp_path, silent, QUICK)
+    retrieval = Retrieval(data, Workshop(tmp_path, silent, QUICK))
     report = retrieval.floors() | retrieval.run(0)
     recall = {r.name: r.value for r in report.results if r.metric == "recall@10"}
     assert set(recall) >= {"popularity", "ItemKNN", "EASE", "EASE, recency", "HIN", "likes alone", "HIN - popularity"}
@@ -60,7 +60,7 @@ def test_retrieval_beats_popularity_and_says_what_it_ran_on(data, tmp_path):
 
 
 def test_rows_of_network_ranker_and_test_are_disjoint_and_a_leak_is_noticed(data, tmp_path):
-    ranking = Ranking(data, tmp_path, silent, QUICK)
+    ranking = Ranking(data, Workshop(tmp_path, silent, QUICK))
     parts = [ranking.network, ranking.train, ranking.test]
     pairs = [set(zip(part["user"], part["movie"], strict=True)) for part in parts]
     assert not pairs[0] & pairs[1]
@@ -75,7 +75,7 @@ def test_rows_of_network_ranker_and_test_are_disjoint_and_a_leak_is_noticed(data
 
     report = ranking.run(0)  # warnings are errors: the disjoint rows give none
     assert {"rce", "auc"} <= {r.metric for r in report.results if r.name == "DLRM + HIN vectors - DLRM"}
-    version = ranking.output / "embeddings/ranking-0"
+    version = ranking.workshop.output / "embeddings/ranking-0"
     from recokit.table import open_version
 
     tables = open_version(version)
@@ -94,8 +94,7 @@ def test_without_the_real_data_the_demo_says_so_and_goes_on(data, tmp_path, monk
 
     monkeypatch.setattr(demo_module, "load_movielens", unreachable)
     monkeypatch.setattr(demo_module, "planted_movies", lambda: data)
-    monkeypatch.setattr(experiments.Retrieval.__init__, "__defaults__", (QUICK,))
-    monkeypatch.setattr(experiments.Ranking.__init__, "__defaults__", (QUICK,))
+    monkeypatch.setattr(demo_module, "Workshop", lambda output, progress: Workshop(output, progress, QUICK))
     ran = run_cli("demo", "--output", tmp_path / "out", "--seeds", "1")
     assert ran.code == 0, ran.err
     assert ran.out.count("no real data") == 1
