@@ -25,6 +25,7 @@ from recokit.errors import VersionError
 def pretrain(
     config: Annotated[Path, typer.Argument(help="A TOML file: version, output, [[relation]], [train], [split].")],
     save_model: Annotated[Path | None, typer.Option(help="Keep the model too, to train on from it later.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; a GPU if there is one by default.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Train embeddings of a network and export them as a version."""
@@ -40,7 +41,7 @@ def pretrain(
     known, held_out = graph.split(**settings.split) if settings.split else (graph, None)
     started = time.perf_counter()
     with training_progress(f"training {settings.version}", console) as callback:
-        model = train(known, settings.train, callback=callback)
+        model = train(known, settings.train, device=device, callback=callback)
     seconds = time.perf_counter() - started
     console.print(
         f"trained {settings.train.epochs} epochs in {seconds:.1f} s, last loss {model.epochs[-1]['loss']:.4f}"

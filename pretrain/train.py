@@ -61,7 +61,7 @@ def train(
         DataError: The graph has no edges, or loss or vectors are no longer finite (a learning rate far too high).
     """
     config = config or TrainConfig()
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(device)
     if not any(len(edges) for edges in graph.edges.values()):
         raise DataError("train: the graph has no edges")
     with _matmul_precision(config.precision), _determinism(config.deterministic and device.type == "cuda"):
@@ -98,6 +98,17 @@ def _train(graph: Graph, config: TrainConfig, device: torch.device, callback: Ca
         if not torch.isfinite(tensor).all():
             raise DataError(f"train: what was learned of {name!r} is not finite; try a lower learning_rate")
     return run.model(graph, history, _meta(graph))
+
+
+def _device(wanted: str | torch.device | None) -> torch.device:
+    """Return a device that is there."""
+    try:
+        device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ConfigError(f"device {wanted!r} does not exist; such as: cpu, cuda, cuda:1") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {wanted!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
 
 
 @contextmanager

@@ -171,6 +171,31 @@ def test_nan_in_vectors_is_refused_before_anything_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("device", "message"), [("gpu0", "device 'gpu0' does not exist"), ("cuda:99", "device 'cuda:99' is not there")]
+)
+def test_a_device_that_is_not_there_is_refused(project, run_cli, device, message):
+    ran = run_cli("pretrain", "c.toml", "--device", device)
+    assert ran.code == 2
+    assert message in ran.err
+    assert not (project / "store").exists()
+
+
+def test_without_torch_the_commands_that_train_name_the_pip_line(run_cli, monkeypatch):
+    class Broken:
+        name = "pretrain"
+
+        def load(self):
+            raise ImportError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr("recokit.cli.entry_points", lambda group: [Broken()])
+    ran = run_cli("pretrain", "c.toml")
+    assert ran.code == 2
+    assert "`recokit pretrain` needs the package 'torch'" in ran.err
+    assert "pip install 'recokit[demo]'" in ran.err
+    assert run_cli("--help").code == 0
+
+
 def test_help_and_version(run_cli):
     text = run_cli("--help").out
     assert all(command in text for command in ("demo", "pretrain", "evaluate", "neighbors", "inspect"))
