@@ -6,9 +6,16 @@ an embedding version that ``recokit`` reads.
 
 __all__ = ["Evaluation", "Graph", "Model", "Relation", "TrainConfig", "evaluate", "export", "train"]
 
-from pretrain.config import Relation, TrainConfig
-from pretrain.evaluate import Evaluation, evaluate
-from pretrain.export import export
-from pretrain.graph import Graph
-from pretrain.model import Model
-from pretrain.train import train
+from recokit.errors import MissingDependencyError
+
+try:
+    from pretrain.config import Relation, TrainConfig
+    from pretrain.evaluate import Evaluation, evaluate
+    from pretrain.export import export
+    from pretrain.graph import Graph
+    from pretrain.model import Model
+    from pretrain.train import train
+except ModuleNotFoundError as error:
+    if error.name not in ("torch", "duckdb"):
+        raise
+    raise MissingDependencyError(error.name, extra="pretrain", needed_for="pretrain") from error

@@ -23,15 +23,18 @@ from recokit.errors import VersionError
 
 
 def pretrain(
-    config: Annotated[Path, typer.Argument(help="A TOML file: version, output, [[relation]], [train], [split].")],
-    save_model: Annotated[Path | None, typer.Option(help="Keep the model too, to train on from it later.")] = None,
+    config: Annotated[Path, typer.Argument(help="A TOML file; examples/pretrain.toml shows what it says.")],
+    save_model: Annotated[Path | None, typer.Option(help="Keep the model folder too, for pretrain.Model.load.")] = None,
+    save_split: Annotated[
+        Path | None, typer.Option(help="Write the held-out and the known edges here, a Parquet file a relation.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; a GPU if there is one by default.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Train embeddings of a network and export them as a version."""
     settings = load_settings(config)
     target = settings.output / settings.version
-    for path in (target, save_model):  # before the work, not after it
+    for path in (target, save_model, save_split):  # before the work, not after it
         if path is not None and path.exists():
             raise VersionError(f"{path} exists already, and a version is never changed: choose another name")
     console = Console(stderr=as_json)
@@ -49,12 +52,24 @@ def pretrain(
     evaluation = None if held_out is None else evaluate_model(model, held_out, known=known, name=settings.version)
     if evaluation is not None:
         console.print(_evaluation_table(evaluation))
+    if save_split is not None and held_out is not None:
+        _write_edges(held_out, save_split / "held_out")
+        _write_edges(known, save_split / "known")
     if save_model is not None:
         model.save(save_model)
     version = export(model, target)
-    console.print(f"exported {', '.join(version.tables)} to {target}")
+    untrained = sum(int((degrees == 0).sum()) for degrees in model.degrees.values())
+    left_out = f"; {untrained:,} entities without a training edge are left out" if untrained else ""
+    console.print(f"exported {', '.join(version.tables)} to {target}{left_out}")
     if as_json:
         typer.echo(json.dumps(_document(graph, target, seconds, model.epochs, evaluation), indent=2, allow_nan=False))
+
+
+def _write_edges(graph: Graph, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name in graph.relations:
+        pairs = graph.pairs(name).rename(columns={"query": "source", "candidate": "target"})
+        pairs.to_parquet(folder / f"{name}.parquet", index=False)
 
 
 def _document(graph: Graph, path: Path, seconds: float, epochs: Any, evaluation: Evaluation | None) -> dict[str, Any]:

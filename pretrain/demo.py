@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pretrain.experiments import Ranking, Retrieval, Workshop
+from pretrain.experiments import MADE, Ranking, Retrieval, Workshop
 from pretrain.graph import Graph
 from pretrain.movielens import MovieData, load_movielens
 from pretrain.planted import planted_movies
@@ -32,6 +32,10 @@ _RETRIEVAL = (
 _RANKING = (
     "ranking: will this user like this movie? (network, ranker and test rows disjoint)",
     ("rce", "auc", "log_loss"),
+)
+_READING = (
+    "A system's ± is the standard deviation over seeds. A difference stands with its 95 % interval from a paired "
+    "bootstrap over users, the interval's ends averaged over seeds."
 )
 _Rows = list[tuple[str, ...]]
 
@@ -78,9 +82,10 @@ def _data(console: Console) -> MovieData:
 
 
 def _clear(output: Path) -> None:
-    """Remove what an earlier demo left, and nothing else."""
-    for name in ("embeddings", "rankers"):
-        shutil.rmtree(output / name, ignore_errors=True)
+    """Remove the versions and rankers that an earlier demo left, by their names, and nothing else."""
+    for name in MADE:
+        for path in output.glob(name):
+            shutil.rmtree(path)
     output.mkdir(parents=True, exist_ok=True)
 
 
@@ -123,7 +128,7 @@ def _table(title: str, rows: _Rows, *, lines: bool = False) -> Table:
 
 def _markdown(data: MovieData, report: Report, figures: list[tuple[str, _Rows]], examples: _Rows) -> str:
     """The page for people: the figures, some recommendations, then every result with its protocol."""
-    parts = ["# recokit demo", f"Data: {data.source}."]
+    parts = ["# recokit demo", f"Data: {data.source}.", _READING]
     for title, rows in figures:
         parts += [f"## {title[0].upper()}{title[1:]}", _markdown_rows(rows)]
     shown = [tuple(cell.replace("\n", "<br>") for cell in row) for row in examples]

@@ -6,7 +6,7 @@ ranking     The ratings of each user, in time order: the first 50 % are the netw
             the last 20 % test it.  No row is used twice, so that the frozen vectors leak nothing.
 """
 
-__all__ = ["Ranking", "Retrieval", "Workshop"]
+__all__ = ["MADE", "Ranking", "Retrieval", "Workshop"]
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +33,9 @@ from recokit.report import Report
 from recokit.table import EmbeddingTable, Version
 
 K = (10, 100)
+
+# Patterns of all that a demo makes in its folder, besides the reports.
+MADE = ("embeddings/hin-*", "embeddings/likes-alone-*", "embeddings/ranking-*", "rankers/dlrm-*")
 Progress = Callable[[str], AbstractContextManager[Callback]]  # the name of a run to a callback that shows it
 
 # Chosen on a validation part (the last 20 % of each user's known likes), never on the test part: docs/log.md.
@@ -174,20 +177,27 @@ class Ranking:
         """Train the network and both rankers with a seed; compare them on the test rows."""
         version = self.workshop.publish(self.graph, "ranking", seed, self.protocol)
         vectors = [Pretrained("user", version.table("user")), Pretrained("movie", version.table("movie"))]
-        plain = self._fit([], seed)
-        informed = self._fit(vectors, seed)
-        informed.save(self.workshop.output / "rankers" / f"dlrm-{seed}")
+        informed = "DLRM + HIN vectors"
+        rankers = {
+            "DLRM": self._fit(self.train, [], seed),
+            # The floor for the vectors: what the ranker makes of the network's rows when it gets them itself.
+            "DLRM, network's rows too": self._fit(pd.concat([self.network, self.train]), [], seed),
+            informed: self._fit(self.train, vectors, seed),
+        }
+        rankers[informed].save(self.workshop.output / "rankers" / f"dlrm-{seed}")
         report = Report([])
-        for name, ranker in (("DLRM", plain), ("DLRM + HIN vectors", informed)):
+        for name, ranker in rankers.items():
             report |= evaluate_ranker(
                 ranker, self.test, group="user", name=name, seed=seed, protocol=self.protocol, bootstrap=200
             )
-        return report | compare_rankers(
-            informed, plain, self.test, group="user", names=("DLRM + HIN vectors", "DLRM"), seed=seed,
-            protocol=self.protocol, bootstrap=200,
-        )  # fmt: skip
+        for other in [name for name in rankers if name != informed]:
+            report |= compare_rankers(
+                rankers[informed], rankers[other], self.test, group="user", names=(informed, other), seed=seed,
+                protocol=self.protocol, bootstrap=200,
+            )  # fmt: skip
+        return report
 
-    def _fit(self, vectors: list[Pretrained], seed: int) -> DLRM:
+    def _fit(self, rows: pd.DataFrame, vectors: list[Pretrained], seed: int) -> DLRM:
         features = FeatureSpec(
             pretrained=vectors,
             dense=["age"],
@@ -196,7 +206,7 @@ class Ranking:
             label="liked",
             group="user",
         )
-        rows, valid = split_random(self.train, 0.1, seed=seed)
+        train, valid = split_random(rows, 0.1, seed=seed)
         ranker = DLRM(features, dim=16, seed=seed)
-        fit(ranker, rows, valid, FitConfig(epochs=10, batch_size=256, evaluate_every=30, patience=5, seed=seed))
+        fit(ranker, train, valid, FitConfig(epochs=10, batch_size=256, evaluate_every=30, patience=5, seed=seed))
         return ranker

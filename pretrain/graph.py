@@ -10,6 +10,7 @@ __all__ = ["Edges", "Graph", "GraphSummary"]
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ class Graph:
         return pd.DataFrame({"query": query, "candidate": candidate})
 
     def split(
-        self, *, fraction: float | None = None, seed: int = 0, at: str | float | None = None
+        self, *, fraction: float | None = None, seed: int = 0, at: str | float | date | None = None
     ) -> tuple["Graph", "Graph"]:
         """Split the edges into a known and a held-out part, by chance or by time; give one of the two.
 
@@ -225,8 +226,8 @@ def _check_columns(columns: Mapping[str, Columns] | None, given: Mapping[str, An
             raise ConfigError(f"columns are given for {name!r}, which has no edges given; {closest(name, given)}")
 
 
-def _time_number(at: str | float) -> float:
-    if not isinstance(at, str):
+def _time_number(at: str | float | date) -> float:
+    if not isinstance(at, str | date):
         return float(at)
     try:
         return float(round(pd.Timestamp(at).timestamp() * 1e6))  # without a time zone: UTC, as in the columns
@@ -234,7 +235,7 @@ def _time_number(at: str | float) -> float:
         raise DataError(f"split at {at!r}: not a date such as '2026-05-25' and not a number") from None
 
 
-def _check_cut(at: str | float | None, known: Mapping[str, Edges], held: Mapping[str, Edges]) -> None:
+def _check_cut(at: str | float | date | None, known: Mapping[str, Edges], held: Mapping[str, Edges]) -> None:
     """Refuse a time that separates nothing: most often a date where the times are seconds, or the other way round."""
     times = [[edges.times for edges in part.values() if edges.times is not None] for part in (known, held)]
     before, after = (np.concatenate(part) for part in times)

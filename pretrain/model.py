@@ -39,7 +39,7 @@ from recokit.table.lookup import IdIndex
 _FORMAT = "model/1"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Model:
     """Vectors and relation parameters, with the settings and the history of their training.
 
@@ -66,6 +66,11 @@ class Model:
     degrees: Mapping[str, NDArray[np.int64]]
     epochs: Sequence[Mapping[str, Any]]
     meta: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        entities = ", ".join(f"{len(ids):,} {name}" for name, ids in self.entities.items())
+        relations = ", ".join(self.relations)
+        return f"Model({entities}; relations: {relations}; dim {self.config.dim}, {len(self.epochs)} epochs)"
 
     @functools.cached_property
     def _index(self) -> dict[str, IdIndex]:

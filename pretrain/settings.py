@@ -15,6 +15,7 @@ from typing import Any
 from pretrain.config import Relation, TrainConfig
 from pretrain.graph import Graph
 from recokit.errors import ConfigError, RecokitError, closest
+from recokit.table.folder import check_name
 
 _TOP = ("version", "output", "relation", "entity", "train", "split")
 _RELATION = (*(field.name for field in dataclasses.fields(Relation)), "path", "columns")
@@ -88,6 +89,7 @@ class _Reading:
             relations.append(relation)
             paths[relation.name] = self.path.parent / self._text(row, "path", "relation", number)
             columns[relation.name] = row.get("columns", {})
+        self._check_names(content, rows)
         split = self._table(content, "split", _SPLIT)
         if split and ("fraction" in split) == ("at" in split):
             raise self._error("split", None, "give either fraction or at")
@@ -101,6 +103,20 @@ class _Reading:
             train=self._train(content),
             split=split,
         )
+
+    def _check_names(self, content: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        """Refuse now what could not be a folder's name after the training: the version and the entity types."""
+        for key, number, table, section in (
+            ("version", None, content, ""),
+            *((end, number, row, "relation") for number, row in enumerate(rows) for end in ("source", "target")),
+        ):
+            name = self._text(table, key, section, number)
+            try:
+                check_name(name, key)
+            except RecokitError as error:
+                raise self._error(section, key, str(error), number) from error
+            if section and name in ("relations", "state"):
+                raise self._error(section, key, f"{key} is {name!r}, which is a folder of every version", number)
 
     def _relation(self, row: dict[str, Any], number: int) -> Relation:
         self._check_keys(row, _RELATION, "relation", number)

@@ -23,6 +23,8 @@ from recokit.errors import ConfigError, DataError, FormatError, MissingDependenc
 if TYPE_CHECKING:
     from recokit.table import EmbeddingTable, RelationParameters, Version
 
+_TOLERATED = 0.01  # share of held-out pairs that the version was trained on
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 
@@ -34,7 +36,7 @@ def main() -> None:
     try:
         _add_registered(sys.argv[1:])
         app()
-    except RecokitError as error:
+    except (RecokitError, OSError) as error:
         line = " ".join(str(error).split())
         Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"recokit: {line}")
         sys.exit(2)
@@ -105,7 +107,9 @@ def inspect(
             "relations": relations,
             "meta": dict(opened.meta),
         }
-        title = f"version {opened.name}, created {opened.created:%Y-%m-%d %H:%M} UTC, from {opened.parent or 'scratch'}"
+        checked = f", {sum(1 for file in path.rglob('*') if file.is_file())} files verified" if verify else ""
+        created = f"{opened.created:%Y-%m-%d %H:%M} UTC"
+        title = f"version {opened.name}, created {created}, from {opened.parent or 'scratch'}{checked}"
         emit(card, as_json, _rows_table(title, tables), *([_rows_table("relations", relations)] if relations else []))
     elif (path / "table.json").is_file():
         row = _table_card(path.name, EmbeddingTable.load(path, verify=verify))
@@ -156,14 +160,19 @@ def evaluate(
     target: Annotated[str, typer.Option(help="Column of the targets.")] = "target",
     seen: Annotated[Path | None, typer.Option(help="Pairs that are not recommended again, in the same form.")] = None,
     k: Annotated[list[int] | None, typer.Option("-k", help="Cut-offs; may be given several times.")] = None,
+    floors: Annotated[
+        bool, typer.Option("--floors", help="Popularity, ItemKNN and EASE of the seen pairs too.")
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="Write the report here too: .json, .md or .html.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure how well a version retrieves held-out pairs, by exact search over all targets."""
     from recokit.candidates import CandidateGenerator
     from recokit.evaluate import evaluate_candidates
+    from recokit.floors import EASE, ItemKNN, Popularity
     from recokit.frame import read_frame
     from recokit.index import ExactIndex
+    from recokit.overlap import find_overlaps
     from recokit.table import open_version
 
     opened = open_version(path)
@@ -172,6 +181,14 @@ def evaluate(
     relevant = read_frame(pairs, columns)
     excluded = None if seen is None else read_frame(seen, columns)
     queries, items = opened.table(ends.source), opened.table(ends.target)
+    shares = [
+        o.share for o in find_overlaps([("query", queries), ("candidate", items)], relevant) if o.relation == relation
+    ]
+    protocol = {"filter": "none" if excluded is None else f"pairs of {seen} are not searched for"}
+    if shares:
+        protocol["trained_on"] = f"{shares[0]:.0%} of the pairs are training edges of the version"
+    if excluded is not None and (lost := len(relevant.merge(excluded, on=["query", "candidate"]))):
+        raise DataError(f"{lost} of the {len(relevant)} held-out pairs are in {seen} too and could never be found")
     asked = relevant["query"].drop_duplicates()
     known = asked[queries.rows(asked) >= 0]
     if known.empty:
@@ -179,8 +196,26 @@ def evaluate(
     cuts = sorted(k or [10, 100])
     generate = CandidateGenerator(ExactIndex.build(items), queries, ends)
     report = evaluate_candidates(
-        generate(known, k=cuts[-1], exclude=excluded), relevant, k=tuple(cuts), name=opened.name, catalog=items
+        generate(known, k=cuts[-1], exclude=excluded),
+        relevant,
+        k=tuple(cuts),
+        name=opened.name,
+        catalog=items,
+        protocol=protocol,
     )
+    if floors:
+        if excluded is None:
+            raise ConfigError("--floors need --seen: the pairs that they learn from")
+        fitted = (
+            ("popularity", Popularity.fit(excluded)),
+            ("ItemKNN", ItemKNN.fit(excluded)),
+            ("EASE", EASE.fit(excluded)),
+        )
+        for name, floor in fitted:
+            lists = floor.recommend(asked, k=cuts[-1], exclude=excluded)
+            report |= evaluate_candidates(lists, relevant, k=tuple(cuts), name=name, catalog=items, protocol=protocol)
+    if shares and shares[0] > _TOLERATED:
+        Console(stderr=True).print(f"[yellow]careful[/]: {protocol['trained_on']}; these figures say little")
     if output is not None:
         report.save(output)
     emit(json.loads(report.to_json()), as_json, report.to_rich())

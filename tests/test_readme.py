@@ -35,10 +35,12 @@ def test_the_commands_exist_and_the_example_runs(tmp_path, monkeypatch, run_cli)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     copy = tmp_path / "examples_copy"
     copy.mkdir()
-    (copy / "edges").symlink_to(ROOT / "examples/edges")
+    for folder in ("edges", "later"):
+        (copy / folder).symlink_to(ROOT / "examples" / folder)
     (copy / "pretrain.toml").write_bytes((ROOT / "examples/pretrain.toml").read_bytes())
     monkeypatch.chdir(tmp_path)
-    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("recokit ")]
+    commands = "\n".join(blocks("sh")).replace("\\\n", " ")
+    lines = [line for line in commands.splitlines() if line.startswith("recokit ")]
     assert len(lines) == 5
     for line in lines:
         words = [word.replace("examples/", "examples_copy/") for word in shlex.split(line, comments=True)[1:]]

@@ -83,6 +83,34 @@ def test_evaluate_measures_and_writes(project, run_cli):
     assert json.loads((project / "r.json").read_text())["results"] == json.loads(ran.out)["results"]
 
 
+def test_evaluate_stands_beside_floors_and_says_what_was_left_out(project, run_cli):
+    run_cli("pretrain", "c.toml", "--save-split", "split")
+    held_out, known = "split/held_out/clicks.parquet", "split/known/clicks.parquet"
+    assert len(pd.read_parquet(project / held_out)) + len(pd.read_parquet(project / known)) == 120
+    ran = run_cli("evaluate", "store/v1", held_out, "--relation", "clicks", "--seen", known, "--floors", "--json")
+    results = json.loads(ran.out)["results"]
+    assert {row["name"] for row in results} == {"v1", "popularity", "ItemKNN", "EASE"}
+    assert all(row["protocol"]["filter"] == f"pairs of {known} are not searched for" for row in results)
+    assert all(row["protocol"]["trained_on"].startswith("0%") for row in results)
+    assert "careful" not in ran.err
+
+    trained = run_cli("evaluate", "store/v1", known, "--relation", "clicks", "--json")
+    assert "careful: 100% of the pairs are training edges" in trained.err
+    lost = run_cli("evaluate", "store/v1", held_out, "--relation", "clicks", "--seen", "clicks.csv")
+    assert lost.code == 2
+    assert "held-out pairs are in clicks.csv too and could never be found" in lost.err
+    alone = run_cli("evaluate", "store/v1", held_out, "--relation", "clicks", "--floors")
+    assert alone.code == 2
+    assert "--floors need --seen" in alone.err
+
+
+def test_what_cannot_be_written_is_one_line_too(project, run_cli):
+    (project / "store").write_text("a file where the store should be")
+    ran = run_cli("pretrain", "c.toml")
+    assert ran.code == 2
+    assert ran.err.count("\n") == 1
+
+
 def test_inspect_shows_versions_tables_and_stores(project, run_cli):
     run_cli("pretrain", "c.toml")
     card = json.loads(run_cli("inspect", "store/v1", "--verify", "--json").out)
@@ -200,4 +228,5 @@ def test_help_and_version(run_cli):
     text = run_cli("--help").out
     assert all(command in text for command in ("demo", "pretrain", "evaluate", "neighbors", "inspect"))
     assert run_cli("--version").out.startswith("recokit ")
+    assert "examples/pretrain.toml" in run_cli("pretrain", "--help").out
     assert run_cli("neighbours").code == 2

@@ -74,6 +74,7 @@ def test_rows_of_network_ranker_and_test_are_disjoint_and_a_leak_is_noticed(data
         assert rows["time"].max() <= after.min()
 
     report = ranking.run(0)  # warnings are errors: the disjoint rows give none
+    assert {"DLRM", "DLRM, network's rows too", "DLRM + HIN vectors"} <= {r.name for r in report.results}
     assert {"rce", "auc"} <= {r.metric for r in report.results if r.name == "DLRM + HIN vectors - DLRM"}
     version = ranking.workshop.output / "embeddings/ranking-0"
     from recokit.table import open_version
@@ -104,9 +105,11 @@ def test_without_the_real_data_the_demo_says_so_and_goes_on(data, tmp_path, monk
     page = (tmp_path / "out/report.md").read_text()
     assert f"Data: {data.source}." in page
     assert (tmp_path / "out/rankers/dlrm-0/ranker.json").is_file()
-    # Once more over the same folder: it is made anew.
+    # Once more over the same folder: what the demo made is made anew, the rest stays.
+    (tmp_path / "out/embeddings/mine").mkdir()
     again = run_cli("demo", "--output", tmp_path / "out", "--seeds", "1", "--json")
     assert again.code == 0, again.err
+    assert (tmp_path / "out/embeddings/mine").is_dir()
     values = {(r["name"], r["metric"]): r["value"] for r in json.loads(again.out)["results"]}
     first = {(r.name, r.metric): r.value for r in report.results}
     assert values[("HIN", "recall@10")] == first[("HIN", "recall@10")]

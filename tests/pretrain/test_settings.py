@@ -1,8 +1,10 @@
 """The TOML file: what it becomes, and the line that every complaint names."""
 
+import pandas as pd
 import pytest
 
 from pretrain.config import Relation, TrainConfig
+from pretrain.graph import Graph
 from pretrain.settings import load_settings
 from recokit.errors import ConfigError
 
@@ -62,6 +64,9 @@ def test_a_file_becomes_settings(tmp_path):
     ("old", "new", "line", "message"),
     [
         ('version = "v1"', 'verson = "v1"', 1, "unknown key 'verson'; did you mean 'version'"),
+        ('version = "v1"', 'version = "v 1"', 1, "version is 'v 1': expected 1 to 200 of the letters"),
+        ('target = "ad"', 'target = "an ad"', 14, "target is 'an ad': expected 1 to 200"),
+        ('target = "ad"', 'target = "state"', 14, "target is 'state', which is a folder of every version"),
         ('output = "store"', "output = 3", 2, "output must be a non-empty string, got 3"),
         ("weight = 2.0", "wieght = 2.0", 16, "unknown key 'wieght'; did you mean 'weight'"),
         ("weight = 2.0", "weight = -1", 16, "weight must be a number above 0, got -1"),
@@ -83,6 +88,13 @@ def test_a_complaint_names_its_line(tmp_path, old, new, line, message):
         load_settings(path)
     assert str(raised.value).startswith(f"{path}:{line}: ")
     assert message in str(raised.value)
+
+
+def test_a_date_of_toml_splits_like_a_string(tmp_path):
+    settings = load_settings(written(tmp_path, GOOD.replace('at = "2026-05-25"', "at = 2026-05-25")))
+    clicks = pd.DataFrame({"source": [1, 2], "target": [1, 2], "time": pd.to_datetime(["2026-05-24", "2026-05-25"])})
+    graph = Graph.from_frames({"clicks": clicks}, [Relation("clicks", "user", "ad")])
+    assert [len(part.edges["clicks"]) for part in graph.split(**settings.split)] == [1, 1]
 
 
 def test_what_is_no_configuration_is_refused(tmp_path):
