@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pretrain.evaluate import Evaluation
 from pretrain.evaluate import evaluate as evaluate_model
@@ -19,7 +20,7 @@ from pretrain.progress import training_progress
 from pretrain.settings import load_settings
 from pretrain.train import train
 from recokit.cli import JsonFlag
-from recokit.errors import VersionError
+from recokit.errors import DataError, VersionError
 
 
 def pretrain(
@@ -37,11 +38,14 @@ def pretrain(
     for path in (target, save_model, save_split):  # before the work, not after it
         if path is not None and path.exists():
             raise VersionError(f"{path} exists already, and a version is never changed: choose another name")
-    console = Console(stderr=as_json)
+    settings.output.mkdir(parents=True, exist_ok=True)  # what cannot be written should not be trained first
+    console = Console(stderr=as_json, markup=False, highlight=False)
     graph = settings.graph()
     console.print(_summary(graph))
     console.print("entities: " + ", ".join(f"{len(ids):,} {name}" for name, ids in graph.entities.items()))
     known, held_out = graph.split(**settings.split) if settings.split else (graph, None)
+    if held_out is not None and not any(map(len, held_out.edges.values())):
+        raise DataError(f"{config}: [split] {settings.split} holds out no edge")
     started = time.perf_counter()
     with training_progress(f"training {settings.version}", console) as callback:
         model = train(known, settings.train, device=device, callback=callback)
@@ -49,9 +53,6 @@ def pretrain(
     console.print(
         f"trained {settings.train.epochs} epochs in {seconds:.1f} s, last loss {model.epochs[-1]['loss']:.4f}"
     )
-    evaluation = None if held_out is None else evaluate_model(model, held_out, known=known, name=settings.version)
-    if evaluation is not None:
-        console.print(_evaluation_table(evaluation))
     if save_split is not None and held_out is not None:
         _write_edges(held_out, save_split / "held_out")
         _write_edges(known, save_split / "known")
@@ -61,6 +62,9 @@ def pretrain(
     untrained = sum(int((degrees == 0).sum()) for degrees in model.degrees.values())
     left_out = f"; {untrained:,} entities without a training edge are left out" if untrained else ""
     console.print(f"exported {', '.join(version.tables)} to {target}{left_out}")
+    evaluation = None if held_out is None else evaluate_model(model, held_out, known=known, name=settings.version)
+    if evaluation is not None:
+        console.print(_evaluation_table(evaluation))
     if as_json:
         typer.echo(json.dumps(_document(graph, target, seconds, model.epochs, evaluation), indent=2, allow_nan=False))
 
@@ -89,7 +93,7 @@ def _summary(graph: Graph) -> Table:
     for column in ("read", "without an end", "below min_count", "edges"):
         table.add_column(column, justify="right")
     for row in graph.summary.rows:
-        table.add_row(row["relation"], *(f"{row[key]:,}" for key in ("read", "null", "below_min_count", "edges")))
+        table.add_row(Text(row["relation"]), *(f"{row[key]:,}" for key in ("read", "null", "below_min_count", "edges")))
     return table
 
 
@@ -101,5 +105,5 @@ def _evaluation_table(evaluation: Evaluation) -> Table:
         table.add_column(column, justify="right")
     for relation, row in frame.iterrows():
         values = [f"{value:,.0f}" if name == "questions" else f"{value:.4f}" for name, value in row.items()]
-        table.add_row(str(relation), *values)
+        table.add_row(Text(str(relation)), *values)
     return table

@@ -127,6 +127,8 @@ class TrainConfig:
             counts=(*_NEGATIVES, "seed"),
             at_least_one=("dim", "epochs", "batch_size"),
         )
+        if self.seed >= 2**63:
+            raise ConfigError(f"{what}: seed must be below 2**63, got {self.seed}")
 
 
 _NEGATIVES = ("uniform_negatives", "prevalence_negatives", "in_batch_negatives")

@@ -13,6 +13,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -70,14 +71,16 @@ def demo(
     for title, rows in figures:
         console.print(_table(title, rows))
     console.print(_table("recommended", [("user", "liked last", "recommended"), *examples], lines=True))
-    console.print(f"[bold]written[/]  {output}/report.md, {output}/report.json, {output}/embeddings, {output}/rankers")
+    folder = escape(str(output))
+    console.print(f"[bold]written[/]  {folder}/report.md, {folder}/report.json, {folder}/embeddings, {folder}/rankers")
 
 
 def _data(console: Console) -> MovieData:
     try:
         return load_movielens()
     except RecokitError as error:
-        console.print(f"[yellow]no real data[/] ({error}); going on with a planted synthetic network", soft_wrap=True)
+        reason = escape(str(error))
+        console.print(f"[yellow]no real data[/] ({reason}); going on with a planted synthetic network", soft_wrap=True)
         return planted_movies()
 
 

@@ -26,11 +26,11 @@ from recokit.errors import ConfigError, DataError, closest
 from recokit.table.lookup import IdIndex
 
 Unseen = Literal["keep", "drop"]
-_TIE = 1e-6  # scores closer than this, relative to max(1, |score|), are equal: matrix products round differently by row
+_TIE = 1e-6  # scores closer than this, relative to the vectors' norms, are equal: products round differently by row
 _CHUNK_SCORES = 1 << 24  # scores held at a time: 64 MB
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
     """Metrics with the protocol that they were measured under.
 
@@ -124,7 +124,7 @@ def evaluate(
         "filter": f"true answers of {len(graphs)} known graph(s) and of the held-out one"
         if graphs
         else "held out only",
-        "ties": f"mean rank (within {_TIE:g})",
+        "ties": f"mean rank (within {_TIE:g} of the norms' product)",
         "sides": sides,
         "split": [dict(entry) for entry in held_out.history if "split" in entry],
         "unseen": f"{unseen} ({dropped} edges dropped)" if unseen == "drop" else unseen,
@@ -186,16 +186,19 @@ def _ranks(
         offset = np.arange(len(which)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         others = answers[1][np.repeat(first[asked], lengths) + offset]
         block = COMPARATORS[model.config.comparator].block(anchors[torch.from_numpy(asked.copy())], candidates)
-        parts.append(_chunk_ranks(block, torch.from_numpy(true.copy()), torch.from_numpy(np.stack([which, others]))))
+        norms = anchors[torch.from_numpy(asked.copy())].norm(dim=1) * candidates[torch.from_numpy(true.copy())].norm(
+            dim=1
+        )
+        known = torch.from_numpy(np.stack([which, others]))
+        parts.append(_chunk_ranks(block, torch.from_numpy(true.copy()), known, _TIE * norms))
     return np.concatenate(parts) if parts else np.empty(0)
 
 
-def _chunk_ranks(scores: Tensor, true: Tensor, answers: Tensor) -> NDArray[np.float64]:
-    """Mean ranks (Q,) of the true columns in scores (Q, N), without the other ``answers`` (2, A)."""
+def _chunk_ranks(scores: Tensor, true: Tensor, answers: Tensor, near: Tensor) -> NDArray[np.float64]:
+    """Mean ranks (Q,) of the ``true`` columns in scores (Q, N), other ``answers`` (2, A) aside; ``near`` is a tie."""
     true, answers = true.to(scores.device), answers.to(scores.device)
     own = scores.gather(1, true[:, None])  # (Q, 1)
-    near = _TIE * own.abs().clamp_min(1.0)
     scores[answers[0], answers[1]] = -torch.inf  # the true one too: it is counted by hand
-    above = (scores > own + near).sum(1)
-    equal = ((scores - own).abs() <= near).sum(1)
+    above = (scores > own + near[:, None]).sum(1)
+    equal = ((scores - own).abs() <= near[:, None]).sum(1)
     return (1 + above + equal / 2).double().cpu().numpy()

@@ -145,11 +145,19 @@ class Graph:
         """Entities of a type, N."""
         return len(self.entities[entity])
 
-    def degrees(self, entity: str) -> NDArray[np.int64]:
-        """Occurrences (N,) of every entity of a type over all relations and both ends."""
+    def degrees(self, entity: str, *, weighing: bool = False) -> NDArray[np.int64]:
+        """Occurrences (N,) of every entity of a type over all relations and both ends; a self-loop counts twice.
+
+        Args:
+            entity: The entity type.
+            weighing: Leave out edges with a weight of 0, which train nothing.
+        """
         counts = np.zeros(len(self.entities[entity]), np.int64)
         for name, relation in self.relations.items():
-            for end, rows in ((relation.source, self.edges[name].sources), (relation.target, self.edges[name].targets)):
+            edges = self.edges[name]
+            if weighing and edges.weights is not None:
+                edges = edges.take(edges.weights > 0)
+            for end, rows in ((relation.source, edges.sources), (relation.target, edges.targets)):
                 if end == entity:
                     counts += np.bincount(rows, minlength=len(counts))
         return counts
@@ -176,7 +184,7 @@ class Graph:
             fraction: Share of each relation's distinct pairs to hold out, drawn with ``seed``.
             seed: Of the draw.
             at: Hold out the pairs whose first edge is at or after this time: a date for timestamp columns, a number
-                for integer ones. Relations without a time stay known.
+                for numeric ones. Relations without a time stay known.
 
         Raises:
             ConfigError: Neither or both of fraction and at, or a fraction not between 0 and 1.
@@ -198,7 +206,8 @@ class Graph:
             elif edges.times is None:
                 out = np.zeros(len(edges), bool)
             else:
-                first = np.full(pair.max(initial=-1) + 1, np.iinfo(np.int64).max)
+                limits = np.finfo if edges.times.dtype.kind == "f" else np.iinfo
+                first = np.full(pair.max(initial=-1) + 1, limits(edges.times.dtype).max)
                 np.minimum.at(first, pair, edges.times)
                 out = first[pair] >= cut
             known[name], held[name] = edges.take(~out), edges.take(out)
@@ -243,5 +252,5 @@ def _check_cut(at: str | float | date | None, known: Mapping[str, Edges], held: 
         every = np.concatenate([before, after])
         raise DataError(
             f"split at {at!r} leaves all edges on one side: their times are {every.min()} to {every.max()} "
-            "(microseconds since 1970 for timestamps and dates, else the column's integers)"
+            "(microseconds since 1970 for timestamps and dates, else the column's numbers)"
         )

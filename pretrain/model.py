@@ -22,7 +22,7 @@ from torch import Tensor
 from pretrain.comparators import COMPARATORS
 from pretrain.config import Relation, TrainConfig
 from pretrain.operators import OPERATORS
-from recokit.errors import ConfigError, FormatError, closest
+from recokit.errors import ConfigError, DataError, FormatError, closest
 from recokit.table.folder import (
     check_files,
     file_entries,
@@ -39,7 +39,7 @@ from recokit.table.lookup import IdIndex
 _FORMAT = "model/1"
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """Vectors and relation parameters, with the settings and the history of their training.
 
@@ -93,6 +93,8 @@ class Model:
     def score(self, relation: str, sources: Ids, targets: Ids) -> NDArray[np.float32]:
         """Score pairs of ids: ``comparator(operator(source), target)`` (B,), higher is better; NaN for unknown ids."""
         ends = self.relation(relation)
+        if len(sources) != len(targets):
+            raise DataError(f"score: {len(sources)} sources and {len(targets)} targets do not make pairs")
         rows = [
             torch.from_numpy(self._index[entity].rows(id_array(ids, what)))
             for entity, ids, what in ((ends.source, sources, "sources"), (ends.target, targets, "targets"))

@@ -19,7 +19,7 @@ def training_progress(what: str, console: Console) -> Iterator[Callable[[Mapping
         console: Where to draw; nothing is drawn unless it is a terminal.
     """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TextColumn("epochs  {task.fields[state]}"),

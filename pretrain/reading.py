@@ -90,9 +90,11 @@ class Reader:
     def _scan(self, path: str | Path) -> str:
         text = str(path)
         reader = "read_csv" if text.endswith((".csv", ".tsv", ".csv.gz", ".txt")) else "read_parquet"
+        # Folders named like ``source=web`` must not overwrite columns, and a column that one file lacks is not lost.
+        scan = f"{reader}({_literal(text)}, hive_partitioning = false, union_by_name = true)"
         with _readable(text):
-            self._db.sql(f"SELECT 1 FROM {reader}({_literal(text)}) LIMIT 1").fetchall()
-        return f"{reader}({_literal(text)})"
+            self._db.sql(f"SELECT 1 FROM {scan} LIMIT 1").fetchall()
+        return scan
 
     def _column_types(self, relation: str) -> dict[str, str]:
         described = self._db.sql(f"DESCRIBE SELECT * FROM {relation}").fetchall()
@@ -212,7 +214,7 @@ class Reader:
             joined["source"],
             joined["target"],
             None if weights is None else weights.astype(np.float32),
-            None if times is None else times.astype(np.int64),
+            times,
         )
         return edges, {"read": read, "null": null, "below_min_count": read - null - len(edges)}
 
@@ -222,7 +224,7 @@ def _readable(what: str) -> Iterator[None]:
     """Turn what DuckDB and Arrow raise on unreadable data into a DataError of one line."""
     try:
         yield
-    except (duckdb.Error, pa.ArrowException) as error:
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).splitlines()[:3])  # of a CSV file: the place, the line, the matter
         raise DataError(f"{what} cannot be read: {reason}") from error
 
@@ -251,7 +253,7 @@ def _without_unused(
 
 
 def _converted(role: str, column: str, kind: str, what: str) -> str:
-    """SQL that brings a column to int64, varchar, double (weight) or int64 (time)."""
+    """SQL that brings a column to int64 or varchar (ids), double (weight), int64 or double (time)."""
     name = _quoted(column)
     if role == "weight":
         return f"CAST({name} AS DOUBLE)"
@@ -261,8 +263,8 @@ def _converted(role: str, column: str, kind: str, what: str) -> str:
         if kind.startswith("TIMESTAMP") or kind == "DATE":
             return f"epoch_us(CAST({name} AS TIMESTAMP))"
         if kind in _INTEGERS or kind in ("DOUBLE", "FLOAT"):
-            return f"CAST({name} AS BIGINT)"
-        raise DataError(f"{what}: the time column {column!r} is {kind}; expected timestamps or integers")
+            return f"CAST({name} AS {'BIGINT' if kind in _INTEGERS else 'DOUBLE'})"
+        raise DataError(f"{what}: the time column {column!r} is {kind}; expected timestamps or numbers")
     if kind in _INTEGERS:
         return f"CAST({name} AS BIGINT)"
     if kind == "VARCHAR" or kind.startswith("ENUM"):
@@ -279,7 +281,8 @@ def _num_bad(role: str, column: pa.Array) -> int:
     """Count the values that a weight or a time cannot have."""
     # Not in SQL: DuckDB believes Parquet's minima and maxima, which leave NaN out.
     if role != "weight":
-        return int(column.null_count)
+        lost = pa.types.is_floating(column.type) and ~np.isfinite(column.to_numpy(zero_copy_only=False))
+        return int(np.count_nonzero(lost) or column.null_count)
     weights = column.to_numpy(zero_copy_only=False)
     return int(np.count_nonzero(~((weights >= 0) & (weights <= _LARGEST))))
 

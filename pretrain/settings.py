@@ -9,6 +9,7 @@ import dataclasses
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from recokit.table.folder import check_name
 _TOP = ("version", "output", "relation", "entity", "train", "split")
 _RELATION = (*(field.name for field in dataclasses.fields(Relation)), "path", "columns")
 _ENTITY = ("min_count",)
-_SPLIT = ("fraction", "at", "seed")
+_SPLIT: dict[str, type | tuple[type, ...]] = {"fraction": float, "at": (str, int, float, date), "seed": int}
+_SAID = {"fraction": "a number between 0 and 1", "at": "a date or a number", "seed": "a whole number"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ class _Reading:
     """One file on its way to ``Settings``; knows where each key stands."""
 
     def __init__(self, path: Path, text: str) -> None:
-        self.path, self.lines = path, text.splitlines()
+        self.path, self.lines = path, text.split("\n")
 
     def settings(self, content: dict[str, Any]) -> Settings:
         self._check_keys(content, _TOP, "")
@@ -81,18 +83,23 @@ class _Reading:
             if key not in content:
                 raise ConfigError(f"{self.path}: {key!r} is missing")
         rows = content["relation"]
-        if not isinstance(rows, list) or not rows:
+        if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
             raise self._error("relation", None, "relations are written as [[relation]] tables")
         relations, paths, columns = [], {}, {}
         for number, row in enumerate(rows):
             relation = self._relation(row, number)
             relations.append(relation)
             paths[relation.name] = self.path.parent / self._text(row, "path", "relation", number)
-            columns[relation.name] = row.get("columns", {})
+            columns[relation.name] = self._columns(row, number)
         self._check_names(content, rows)
-        split = self._table(content, "split", _SPLIT)
+        split = self._table(content, "split", tuple(_SPLIT))
         if split and ("fraction" in split) == ("at" in split):
             raise self._error("split", None, "give either fraction or at")
+        for key, kinds in _SPLIT.items():
+            if key in split and (isinstance(split[key], bool) or not isinstance(split[key], kinds)):
+                raise self._error("split", key, f"{key} is {split[key]!r}, expected {_SAID[key]}")
+        if "://" in self._text(content, "output"):
+            raise self._error("", "output", f"output is {content['output']!r}: a store is a local folder")
         return Settings(
             version=self._text(content, "version"),
             output=self.path.parent / self._text(content, "output"),
@@ -128,6 +135,12 @@ class _Reading:
         except RecokitError as error:
             raise self._error("relation", self._named_key(str(error), fields), str(error), number) from error
 
+    def _columns(self, row: dict[str, Any], number: int) -> dict[str, str]:
+        columns = row.get("columns", {})
+        if not isinstance(columns, dict) or not all(isinstance(name, str) for name in columns.values()):
+            raise self._error("relation", "columns", 'columns are written as { source = "a_column" }', number)
+        return columns
+
     def _train(self, content: dict[str, Any]) -> TrainConfig:
         table = self._table(content, "train", [field.name for field in dataclasses.fields(TrainConfig)])
         try:
@@ -137,6 +150,8 @@ class _Reading:
 
     def _min_counts(self, entities: Any) -> dict[str, int]:
         counts = {}
+        if not isinstance(entities, dict) or not all(isinstance(table, dict) for table in entities.values()):
+            raise self._error("", "entity", "entity types are written as [entity.NAME] tables")
         for name, table in entities.items():
             self._check_keys(table, _ENTITY, f"entity.{name}")
             count = table.get("min_count", 1)

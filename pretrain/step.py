@@ -19,7 +19,7 @@ from pretrain.losses import Loss
 from pretrain.operators import Operator
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Edges of one relation and the negatives that they share; a side without negatives is not corrupted."""
 
@@ -30,7 +30,7 @@ class Batch:
     negative_targets: Tensor  # (N,) rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gradients:
     """What a step asks the optimizer to do; a row that took part several times stands there several times."""
 

@@ -80,7 +80,7 @@ def _train(graph: Graph, config: TrainConfig, device: torch.device, callback: Ca
             done += len(edges)
             if callback:
                 callback({"event": "step", "epoch": epoch, "epochs": config.epochs, "done": done, "edges": total})
-        per_relation = {name: loss.item() / max(1.0, run.total_weight(name)) for name, loss in losses.items()}
+        per_relation = {name: loss.item() / (run.total_weight(name) or 1.0) for name, loss in losses.items()}
         loss = sum(loss.item() for loss in losses.values()) / total
         if not np.isfinite(loss):
             raise DataError(f"train: the loss is {loss} after epoch {epoch}; try a lower learning_rate")
@@ -106,6 +106,8 @@ def _device(wanted: str | torch.device | None) -> torch.device:
         device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise ConfigError(f"device {wanted!r} does not exist; such as: cpu, cuda, cuda:1") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {wanted!r} is not one to train on; such as: cpu, cuda, cuda:1")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device {wanted!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
@@ -148,8 +150,8 @@ def _meta(graph: Graph) -> dict[str, Any]:
     return {
         "history": [dict(entry) for entry in graph.history],
         "edges": {name: len(edges) for name, edges in graph.edges.items()},
-        "times": {  # first and last: microseconds since 1970 for timestamps, else the column's integers
-            name: [int(edges.times.min()), int(edges.times.max())]
+        "times": {  # first and last: microseconds since 1970 for timestamps, else the column's numbers
+            name: [edges.times.min().item(), edges.times.max().item()]
             for name, edges in graph.edges.items()
             if edges.times is not None and len(edges)
         },
@@ -167,7 +169,7 @@ class _Run:
         # A seed of its own, so that negatives do not repeat the numbers of the first vectors.
         own_seed = int(torch.randint(2**62, (), generator=self.generator))
         self.sampler_generator = torch.Generator(device).manual_seed(own_seed)
-        self.degrees = {entity: graph.degrees(entity) for entity in graph.entities}
+        self.degrees = {entity: graph.degrees(entity, weighing=True) for entity in graph.entities}
         self.vectors = {
             entity: (torch.randn(len(ids), config.dim, generator=self.generator) * config.init_scale).to(device)
             for entity, ids in graph.entities.items()

@@ -17,10 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from recokit.errors import ConfigError, DataError, FormatError, MissingDependencyError, RecokitError, closest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+
     from recokit.table import EmbeddingTable, RelationParameters, Version
 
 _TOLERATED = 0.01  # share of held-out pairs that the version was trained on
@@ -36,7 +41,7 @@ def main() -> None:
     try:
         _add_registered(sys.argv[1:])
         app()
-    except (RecokitError, OSError) as error:
+    except (RecokitError, OSError, MemoryError) as error:
         line = " ".join(str(error).split())
         Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"recokit: {line}")
         sys.exit(2)
@@ -145,7 +150,9 @@ def neighbors(
         if chosen.source != queries.entity:
             raise ConfigError(f"{relation!r} starts at {chosen.source!r}, but table {table!r} holds {queries.entity!r}")
     target = queries if chosen is None else opened.table(chosen.target)
-    found = CandidateGenerator(ExactIndex.build(target), queries, chosen)(_typed_ids(ids, queries.id_type), k=k)
+    found = CandidateGenerator(ExactIndex.build(target), queries, chosen)(
+        _typed_ids(ids, queries.id_type), k=min(k, len(target))
+    )
     rows = [{str(key): value for key, value in row.items()} for row in found.to_dict("records")]
     shown = [{**row, "score": f"{row['score']:.4f}"} for row in rows]
     emit(rows, as_json, _rows_table(f"neighbors in {target.entity!r} of version {opened.name}", shown))
@@ -178,9 +185,11 @@ def evaluate(
     opened = open_version(path)
     ends = _relation(opened, relation)
     columns = {"query": source, "candidate": target}
-    relevant = read_frame(pairs, columns)
-    excluded = None if seen is None else read_frame(seen, columns)
     queries, items = opened.table(ends.source), opened.table(ends.target)
+    types = {"query": queries.id_type, "candidate": items.id_type}
+    # As text first: ids such as 007 are strings to the table, whatever they look like.
+    relevant = _typed(read_frame(pairs, columns, id_type="string"), types, pairs)
+    excluded = None if seen is None else _typed(read_frame(seen, columns, id_type="string"), types, seen)
     shares = [
         o.share for o in find_overlaps([("query", queries), ("candidate", items)], relevant) if o.relation == relation
     ]
@@ -193,7 +202,7 @@ def evaluate(
     known = asked[queries.rows(asked) >= 0]
     if known.empty:
         raise DataError(f"{pairs}: none of its {len(asked)} sources is in the table {ends.source!r}")
-    cuts = sorted(k or [10, 100])
+    cuts = sorted({min(cut, len(items)) for cut in k or [10, 100]})
     generate = CandidateGenerator(ExactIndex.build(items), queries, ends)
     report = evaluate_candidates(
         generate(known, k=cuts[-1], exclude=excluded),
@@ -236,6 +245,17 @@ def _typed_ids(ids: list[str], id_type: str) -> list[Any]:
         raise DataError(f"the table's ids are integers: {error}") from error
 
 
+def _typed(frame: "pd.DataFrame", types: "Mapping[str, str]", source: Path) -> "pd.DataFrame":
+    """Bring the columns of ids to the types of their tables."""
+    for column, kind in types.items():
+        if kind == "int64":
+            try:
+                frame[column] = frame[column].astype("int64")
+            except ValueError as error:
+                raise DataError(f"{source}: the version's ids are integers: {error}") from error
+    return frame
+
+
 def _table_card(name: str, table: "EmbeddingTable") -> dict[str, Any]:
     return {
         "table": name,
@@ -251,9 +271,9 @@ def _table_card(name: str, table: "EmbeddingTable") -> dict[str, Any]:
 
 def _rows_table(title: str, rows: list[dict[str, Any]]) -> Table:
     table = Table(title=title, title_justify="left")
-    for column in rows[0]:
+    for column in rows[0] if rows else ():
         numeric = all(isinstance(row[column], int | float) for row in rows)
         table.add_column(str(column), justify="right" if numeric else "left")
     for row in rows:
-        table.add_row(*(f"{value:,}" if key == "count" else str(value) for key, value in row.items()))
+        table.add_row(*(Text(f"{value:,}" if key == "count" else str(value)) for key, value in row.items()))
     return table

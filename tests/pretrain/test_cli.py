@@ -206,7 +206,7 @@ def test_a_device_that_is_not_there_is_refused(project, run_cli, device, message
     ran = run_cli("pretrain", "c.toml", "--device", device)
     assert ran.code == 2
     assert message in ran.err
-    assert not (project / "store").exists()
+    assert not (project / "store/v1").exists()
 
 
 def test_without_torch_the_commands_that_train_name_the_pip_line(run_cli, monkeypatch):
@@ -230,3 +230,17 @@ def test_help_and_version(run_cli):
     assert run_cli("--version").out.startswith("recokit ")
     assert "examples/pretrain.toml" in run_cli("pretrain", "--help").out
     assert run_cli("neighbours").code == 2
+
+
+def test_ids_and_names_are_no_markup_and_zeros_in_front_stay(tmp_path, run_cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [("[/x]", f"00{n}") for n in range(5)] + [(f"[bold]u{n}[/bold]", f"00{n}") for n in range(5)]
+    pd.DataFrame(rows, columns=["source", "target"]).to_csv("clicks.csv", index=False)
+    (tmp_path / "c.toml").write_text(CONFIG.replace("[split]\nfraction = 0.2\n", ""))
+    assert run_cli("pretrain", "c.toml").code == 0
+    ran = run_cli("neighbors", "store/v1", "[/x]", "--table", "user", "--relation", "clicks", "-k", "1000000000")
+    assert ran.code == 0
+    assert "[/x]" in ran.out
+    assert "004" in ran.out
+    measured = run_cli("evaluate", "store/v1", "clicks.csv", "--relation", "clicks", "-k", "5", "--json")
+    assert json.loads(measured.out)["results"][0]["value"] == 1.0

@@ -240,7 +240,7 @@ def test_missing_weights_and_times_are_refused():
         ({"source": np.array([2**63], np.uint64), "target": [1]}, "'a' .its frame. cannot be read: .* out of range"),
         ({"source": [1], "target": [1], "weight": ["much"]}, "relation 'r' .its frame. cannot be read: .*'much'"),
         ({"source": [1], "target": [1], "time": ["today"]}, "the time column 'time' is VARCHAR; expected timestamps"),
-        ({"source": [1], "target": [1], "time": [np.inf]}, "relation 'r' .its frame. cannot be read: .* out of range"),
+        ({"source": [1], "target": [1], "time": [np.inf]}, "relation 'r': 1 rows have no time"),
         ({"source": np.array([], int), "target": np.array([], int)}, "relation 'r' has no edges: 0 read"),
     ],
 )  # fmt: skip
@@ -319,3 +319,26 @@ def test_pairs_of_an_unknown_relation_are_refused():
     graph = Graph.from_frames({"follows": FOLLOWS, "clicks": CLICKS}, RELATIONS)
     with pytest.raises(ConfigError, match="relation 'click' is not in the graph; did you mean 'clicks'"):
         graph.pairs("click")
+
+
+def test_folders_named_like_columns_do_not_overwrite_them(tmp_path):
+    folder = tmp_path / "source=web"
+    folder.mkdir()
+    pd.DataFrame({"source": ["a", "b"], "target": [1, 2]}).to_parquet(folder / "e.parquet")
+    graph = Graph.from_files({"r": f"{tmp_path}/*/e.parquet"}, [Relation("r", "user", "item")])
+    assert graph.entities["user"].to_pylist() == ["a", "b"]
+
+
+def test_a_weight_that_the_first_of_many_files_lacks_is_not_lost(tmp_path):
+    pd.DataFrame({"source": [1], "target": [1]}).to_parquet(tmp_path / "0.parquet")
+    pd.DataFrame({"source": [2], "target": [2], "weight": [3.0]}).to_parquet(tmp_path / "1.parquet")
+    with pytest.raises(DataError, match="1 weights are negative, missing or not finite"):
+        Graph.from_files({"r": f"{tmp_path}/*.parquet"}, [Relation("r", "user", "item")])
+
+
+def test_fractions_of_a_time_count_in_a_split():
+    frame = pd.DataFrame({"source": range(4), "target": range(4), "time": [0.4, 0.6, 1.2, 1.5]})
+    graph = Graph.from_frames({"r": frame}, [Relation("r", "user", "item")])
+    known, held_out = graph.split(at=1.2)
+    assert known.edges["r"].times.tolist() == [0.4, 0.6]
+    assert held_out.edges["r"].times.tolist() == [1.2, 1.5]

@@ -248,3 +248,16 @@ def test_nothing_held_out_is_refused():
     )
     with pytest.raises(DataError, match="there is no held-out edge to ask about"):
         evaluate(untrained_model(graph, CONFIG), empty, known=graph)
+
+
+def test_the_scale_of_a_dot_product_changes_no_rank():
+    draw = np.random.default_rng(0)
+    edges = pd.DataFrame({"source": np.arange(30), "target": draw.permutation(30)})
+    graph = Graph.from_frames({"r": edges}, [Relation("r", "a", "b", operator="identity")])
+    model = untrained_model(graph, TrainConfig(dim=4, comparator="dot"))
+    for entity in ("a", "b"):
+        model.vectors[entity].copy_(model.vectors[entity].new_tensor(draw.normal(size=(30, 4))))
+    before = evaluate(model, graph).ranks["rank"].tolist()
+    for entity in ("a", "b"):
+        model.vectors[entity].mul_(1e-4)
+    assert evaluate(model, graph).ranks["rank"].tolist() == before
