@@ -77,9 +77,11 @@ def naming(column: str) -> Iterator[None]:
 
 
 def column_of(frame: pd.DataFrame, name: str) -> "pd.Series[Any]":
-    """Return a column, or say which one there is instead."""
+    """Return the one column of that name, or say which one there is instead."""
     if name not in frame.columns:
         raise DataError(f"the frame has no column {name!r}; {closest(name, map(str, frame.columns))}")
+    if (count := list(frame.columns).count(name)) > 1:
+        raise DataError(f"the frame has {count} columns called {name!r}: give each a name of its own")
     return frame[name]
 
 

@@ -231,7 +231,6 @@ class FeatureSpec:
         for position, name in enumerate(self.dense):
             if np.isnan(dense[:, position]).all():
                 raise DataError(f"column {name!r} is missing in every training row")
-        std = np.nanstd(dense, axis=0)
         columns = {bag.key: bag.column for bag in self.bags}
         vocabularies = self._given()
         for name, size in self._sizes().items():
@@ -239,9 +238,10 @@ class FeatureSpec:
             if values.null_count == len(values):
                 raise DataError(f"column {columns.get(name, name)!r} is missing in every training row")
             vocabularies[name] = Vocabulary.most_frequent(values, size)
+        mean = np.nanmean(dense, axis=0)
         statistics = Statistics(
-            mean=tuple(np.nanmean(dense, axis=0).tolist()),
-            std=tuple(np.where(std > 0, std, 1.0).tolist()),
+            mean=tuple(mean.tolist()),
+            std=tuple(_spread(dense, mean).tolist()),
             vocabularies=vocabularies,
         )
         return replace(self, statistics=statistics)
@@ -318,6 +318,13 @@ class FeatureSpec:
         gaps = np.isnan(dense)
         columns = [np.where(gaps, 0.0, scaled), gaps] if self.missing == "indicator" else [scaled]
         return np.concatenate(columns, axis=1, dtype=np.float32)
+
+
+def _spread(dense: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:  # (B, F), (F,) -> (F,)
+    """Standard deviations, 1 for a constant feature: rounding alone gives 1000 rows of 0.1 a deviation of 1e-17."""
+    std: NDArray[np.float64] = np.nanstd(dense, axis=0)
+    constant = (np.nanmax(dense, axis=0) == np.nanmin(dense, axis=0)) | (std <= 1e-13 * np.abs(mean))
+    return np.where(constant, 1.0, std)
 
 
 def _rows(feature: Pretrained, frame: pd.DataFrame) -> NDArray[np.int64]:

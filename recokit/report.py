@@ -17,6 +17,7 @@ import json
 import math
 import os
 import platform
+import re
 import statistics
 import subprocess
 import uuid
@@ -78,7 +79,7 @@ def gather_provenance(data: Mapping[str, str] | None = None) -> dict[str, Any]:
     }
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Report:
     """Results, where they came from, and views of them.
 
@@ -103,6 +104,11 @@ class Report:
 
     def __len__(self) -> int:
         return len(self.results)
+
+    def __repr__(self) -> str:
+        names = _unique(result.name for result in self.results)
+        shown = [repr(name) for name in names[:5]] + (["..."] if len(names) > 5 else [])
+        return f"Report({len(self)} results of {', '.join(shown)})" if names else "Report(0 results)"
 
     def __str__(self) -> str:
         return self.to_markdown()
@@ -170,7 +176,8 @@ class Report:
         caption = Text("\n".join(_notes(self.results)), justify="left") if self.results else None
         table = Table(caption=caption, caption_justify="left")
         for place, cell in enumerate(header):
-            table.add_column(Text(cell), justify="right" if place else "left", overflow="fold")
+            # The first column stays whole, numbers fold where the terminal is narrow.
+            table.add_column(Text(cell), justify="right" if place else "left", overflow="fold", no_wrap=not place)
         for row in rows:
             table.add_row(*map(Text, row))
         return table
@@ -211,9 +218,9 @@ class Report:
         if found != FORMAT:
             raise FormatError(f"{path} is of format {found!r}, not {FORMAT!r}")
         try:
-            results = [Result(**{**row, "value": _number(row["value"])}) for row in content["results"]]
+            results = [_result(row) for row in content["results"]]
             return cls(results, content["provenance"], content["created"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{path} is not a complete {FORMAT}: {error}") from error
 
 
@@ -278,8 +285,11 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON: {value!r}")
 
 
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
+def _result(row: Mapping[str, Any]) -> Result:
+    for key in ("value", "low", "high", "n"):
+        if isinstance(row.get(key), bool) or not isinstance(row.get(key), int | float | None):
+            raise ValueError(f"{key!r} is {row[key]!r}, expected a number or null")
+    return Result(**{**row, "value": math.nan if row["value"] is None else float(row["value"])})
 
 
 def _families(results: Sequence[Result]) -> list[list[Result]]:
@@ -342,19 +352,50 @@ def _text(value: float) -> str:
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
-    """One line per distinct protocol: whose it is, of which metrics where it is not of all, and what it says."""
-    holders: dict[str, list[Result]] = {}
+    """One line per distinct protocol: whose it is, of which metrics where it is not of all, and what it says.
+
+    Protocols that are equal but for a few keys have what they share in one line, and then a line for what each adds.
+    """
+    holders: dict[tuple[tuple[str, str], ...], list[Result]] = {}
     for result in results:
         if result.protocol:
-            said = "; ".join(f"{key}: {_said(value)}" for key, value in result.protocol.items())
+            said = tuple((key, _said(value)) for key, value in result.protocol.items())
             holders.setdefault(said, []).append(result)
     notes = []
-    for said, held in holders.items():
-        names = _unique(result.name for result in held)
-        metrics = _unique(result.metric for result in held)
-        complete = metrics == _unique(result.metric for result in results if result.name in names)
-        notes.append(f"{', '.join(names)}{'' if complete else ' (' + ', '.join(metrics) + ')'}. {said}")
+    for group in _alike(list(holders)):
+        shared = _shared(group)
+        everyone = [result for said in group for result in holders[said]]
+        notes.append(_note(everyone, shared, results))
+        rests = [(said, [pair for pair in said if pair not in shared]) for said in group]
+        notes += [f"of these: {_note(holders[said], rest, results)}" for said, rest in rests if rest]
     return notes
+
+
+def _alike(protocols: Sequence[tuple[tuple[str, str], ...]]) -> list[list[tuple[tuple[str, str], ...]]]:
+    """Group protocols that share at least three keys' values and have at most three others each."""
+    groups: list[list[tuple[tuple[str, str], ...]]] = []
+    for said in protocols:
+        for group in groups:
+            shared = len(_shared([*group, said]))
+            if shared >= 3 and all(len(one) - shared <= 3 for one in (*group, said)):
+                group.append(said)
+                break
+        else:
+            groups.append([said])
+    return groups
+
+
+def _shared(group: Sequence[tuple[tuple[str, str], ...]]) -> list[tuple[str, str]]:
+    return [pair for pair in group[0] if all(pair in said for said in group)]
+
+
+def _note(held: Sequence[Result], said: Iterable[tuple[str, str]], results: Sequence[Result]) -> str:
+    names = _unique(result.name for result in held)
+    metrics = _unique(result.metric for result in held)
+    complete = metrics == _unique(result.metric for result in results if result.name in names)
+    quoted = [f'"{name}"' if re.search(r"[,;]|\. ", name) else name for name in names]
+    who = f"{'; '.join(quoted)}{'' if complete else ' (' + ', '.join(metrics) + ')'}"
+    return f"{who}. {'; '.join(f'{key}: {value}' for key, value in said)}"
 
 
 def _said(value: Any) -> str:

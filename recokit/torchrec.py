@@ -13,14 +13,13 @@ __all__ = ["FrozenEmbeddingBagCollection", "JoinedEmbeddingBagCollection"]
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
-from torch import nn
-
 from recokit.errors import ConfigError, MissingDependencyError, closest
 from recokit.layers import FrozenEmbedding, Projection, pool, unit_scale
 from recokit.table import EmbeddingTable
 
-try:
+try:  # after recokit.layers, which says what to install where torch itself is missing
+    import torch
+    from torch import nn
     from torchrec import EmbeddingBagConfig, KeyedJaggedTensor, KeyedTensor, PoolingType
     from torchrec.modules.embedding_modules import get_embedding_names_by_table
 except (ImportError, OSError) as error:

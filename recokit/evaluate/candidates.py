@@ -19,7 +19,7 @@ from recokit.metrics import (
     recall_at_k,
     reciprocal_rank,
 )
-from recokit.metrics.arrays import Floats, as_pairs, same_ids
+from recokit.metrics.arrays import Floats, as_pairs, at_least_one, same_ids
 from recokit.metrics.lists import catalog_ids
 from recokit.report import Report, Result, gather_provenance
 
@@ -59,7 +59,7 @@ def evaluate_candidates(
         bootstrap: Number of resamples of queries.
         data: Hashes of the data, for the provenance.
     """
-    cutoffs = (k,) if isinstance(k, int) else tuple(dict.fromkeys(k))
+    cutoffs = _cutoffs(k)
     lists, filtered = _without(candidates, seen)
     rankings = Rankings.from_candidates(lists, relevant)
     measured = _measure(rankings, cutoffs, bootstrap)
@@ -90,7 +90,7 @@ def compare_candidates(
 
     An interval that excludes 0 is a difference at the 5 % level; the two systems' own intervals may overlap even so.
     """
-    cutoffs = (k,) if isinstance(k, int) else tuple(dict.fromkeys(k))
+    cutoffs = _cutoffs(k)
     (lists_a, filtered_a), (lists_b, filtered_b) = _without(a, seen), _without(b, seen)
     rankings_a, rankings_b = Rankings.from_candidates(lists_a, relevant), Rankings.from_candidates(lists_b, relevant)
     difference = _measure(rankings_a, cutoffs, bootstrap) - _measure(rankings_b, cutoffs, bootstrap)
@@ -98,6 +98,10 @@ def compare_candidates(
     said = {key: value if value == said_b[key] else f"{value} - {said_b[key]}" for key, value in said_a.items()}
     said = {**said, "difference": "paired by query", **(protocol or {})}
     return Report(difference.results(" - ".join(names), protocol=said, seed=seed), gather_provenance(data))
+
+
+def _cutoffs(k: int | Sequence[int]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(at_least_one(cutoff) for cutoff in (k if np.iterable(k) else (k,))))
 
 
 def _metrics(rankings: Rankings, cutoffs: Sequence[int]) -> dict[str, Floats]:
@@ -159,5 +163,7 @@ def _outside(relevant: pd.DataFrame, catalog: "Catalog | None") -> dict[str, Any
     if catalog is None:
         return {}
     pairs = relevant[["query", "candidate"]].drop_duplicates()
-    outside = catalog_ids(catalog).get_indexer(pd.Index(pairs["candidate"])) < 0
+    items = catalog_ids(catalog)
+    same_ids(pairs["candidate"], pd.Series(items), ("relevant", "the catalog"))
+    outside = items.get_indexer(pd.Index(pairs["candidate"])) < 0
     return {"relevant_outside_catalog": f"{int(outside.sum())} of {len(pairs)} pairs"}

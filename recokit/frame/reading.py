@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from recokit.errors import ConfigError, DataError, FormatError, closest
 from recokit.frame.columns import missing_column, with_ids
+from recokit.table.folder import local_path
 from recokit.table.ids import IdType
-from recokit.table.imports import csv_table
+from recokit.table.imports import csv_table, integers_if_canonical
 
 Source: TypeAlias = "str | Path | pd.DataFrame | pa.Table"
 Columns: TypeAlias = Sequence[str] | Mapping[str, str]
@@ -40,8 +41,8 @@ def read_frame(
             ``{"source": "follower_id"}``. All columns where not given.
         optional: Those of ``columns``, under their new names, that may be missing.
         ids: The columns, under their new names, that hold ids where they are there.
-        id_type: ``"string"`` keeps ids such as ``007`` of a CSV file as they stand; without it, what looks like
-            integers is read as integers.
+        id_type: What ids have to be. Without it, those of CSV and TSV are integers where all of a column are written
+            as such, and strings where one is not: ``007``.
 
     Raises:
         DataError: A column is missing, or an id is null or neither integer nor string.
@@ -53,8 +54,15 @@ def read_frame(
     elif isinstance(source, pd.DataFrame):
         frame = source[_present(list(source.columns), wanted, optional, "the frame")]
     else:
-        text = {(wanted or {}).get(name, name) for name in ids} if id_type == "string" else set[str]()
-        frame = _concatenated([_read_file(path, wanted, optional, text) for path in _files(source)], source).to_pandas()
+        text = set(ids) if wanted is None else {wanted[name] for name in ids if name in wanted}
+        files = _files(source)
+        read = [_read_file(path, wanted, optional, set() if id_type == "int64" else text) for path in files]
+        table = _concatenated(read, source)
+        if id_type is None and _suffix(files[0]) in _SEPARATORS:
+            for position, name in enumerate(table.column_names):
+                if name in text:
+                    table = table.set_column(position, name, integers_if_canonical(table.column(position)))
+        frame = table.to_pandas()
     if wanted is not None:
         frame = frame.rename(columns={old: new for new, old in wanted.items()})
     return with_ids(frame.reset_index(drop=True), [name for name in ids if name in frame.columns], id_type)
@@ -89,7 +97,7 @@ def _present(there: list[str], wanted: Mapping[str, str] | None, optional: Seque
 
 def _files(source: str | Path) -> list[Path]:
     """Return the files that a path, a folder or a glob pattern names, in the order of their names."""
-    path = Path(source)
+    path = local_path(source)
     if path.is_file():
         return [path]
     found = path.iterdir() if path.is_dir() else Path(path.anchor).glob(str(path.relative_to(path.anchor)))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from recokit.errors import ConfigError, DataError
@@ -36,11 +37,13 @@ def split_by_time(
         time: The column of times.
     """
     values = _time_column(frame, time)
-    if isinstance(values.dtype, np.dtype) and values.dtype.kind in "iuf":
-        if isinstance(at, bool) or not isinstance(at, (int, float, np.integer, np.floating)):
+    if pd.api.types.is_numeric_dtype(values):
+        if isinstance(at, (bool, np.timedelta64)) or not isinstance(at, (int, float, np.integer, np.floating)):
             raise DataError(
                 f"column {time!r} holds numbers ({values.dtype}), at is {at!r}: give a number of their unit"
             )
+        if np.isnan(at):
+            raise DataError(f"at is {at!r}, expected a number of the unit of column {time!r}")
         limit: Any = at
     else:
         limit = _timestamp(at, values, time)
@@ -142,26 +145,36 @@ def _time_column(frame: pd.DataFrame, time: str) -> "pd.Series[Any]":
     """Return a column of numbers or times without nulls."""
     check_columns(frame, (time,))
     values = frame[time]
+    dates = isinstance(values.dtype, pd.ArrowDtype) and pa.types.is_date(values.dtype.pyarrow_dtype)
     if pd.api.types.is_bool_dtype(values) or not (
-        pd.api.types.is_numeric_dtype(values) or pd.api.types.is_datetime64_any_dtype(values)
+        dates or pd.api.types.is_numeric_dtype(values) or pd.api.types.is_datetime64_any_dtype(values)
     ):
         raise DataError(f"column {time!r} is {values.dtype}, expected numbers or times (pandas.to_datetime makes them)")
     refuse_missing(values, time)
-    return values
+    return values.astype(pd.ArrowDtype(pa.timestamp("ms"))) if dates else values
 
 
 def _timestamp(at: object, values: "pd.Series[Any]", time: str) -> pd.Timestamp:
     """Return ``at`` as a time that can be compared with ``values``."""
-    if isinstance(at, (int, float)):
+    if isinstance(at, (int, float, np.number)):
         raise DataError(f"column {time!r} holds times, at is the number {at!r}: give a date or time")
     try:
         stamp = pd.Timestamp(at)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise DataError(f"at is {at!r}, expected a date or time: {error}") from error
+    if pd.isna(stamp):
+        raise DataError(f"at is {at!r}, expected a date or time")
     zone = values.dt.tz
     if zone is None and stamp.tzinfo is not None:
         raise DataError(f"at is {at!r}, with a time zone, but column {time!r} has none")
-    return stamp.tz_localize(zone) if zone is not None and stamp.tzinfo is None else stamp
+    if zone is None or stamp.tzinfo is not None:
+        return stamp
+    local: Any = stamp.tz_localize(zone, ambiguous="NaT", nonexistent="NaT")
+    if pd.isna(local):
+        raise DataError(
+            f"at is {at!r}, which the clocks of {zone} show twice or never: give it with an offset, such as +00:00"
+        )
+    return local  # type: ignore[no-any-return]
 
 
 def _same_id_type(left: "pd.Series[Any]", right: "pd.Series[Any]", column: str) -> None:

@@ -34,6 +34,7 @@ from recokit.index.pairs import Pairs
 from recokit.index.protocol import Index
 from recokit.index.recall import recall
 from recokit.table import EmbeddingTable
+from recokit.table.folder import local_folder
 
 _LOADERS: dict[str, Callable[[Path, EmbeddingTable], Index]] = {
     "exact": ExactIndex.load,
@@ -49,7 +50,8 @@ def load_index(path: str | Path, table: EmbeddingTable) -> Index:
         VersionError: ``table`` is not the table that the index was built from.
         FormatError: the folder is damaged, or of a kind that this release does not know.
     """
-    kind = kind_of(Path(path))
+    path = local_folder(path)
+    kind = kind_of(path)
     if kind not in _LOADERS:
         raise FormatError(f"{path} holds an index of kind {kind!r}: {closest(kind, _LOADERS)}")
-    return _LOADERS[kind](Path(path), table)
+    return _LOADERS[kind](path, table)

@@ -3,7 +3,7 @@
 ``ivf_flat`` builds in a fraction of a graph's time and is the one to take up to some millions of rows. Lists and
 graphs work on Euclidean distances (:mod:`recokit.index.lift`): inner products would send every query to the lists of
 the longest centroids. The graph takes its rows by falling norm, in batches, because faiss shuffles the rows of
-one.
+one, and equal ones once (:mod:`recokit.index.groups`).
 """
 
 __all__ = ["FaissIndex", "FaissKind"]
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from recokit.errors import ConfigError, FormatError, MissingDependencyError, closest
 from recokit.index import folder
 from recokit.index.exact import ExactIndex
+from recokit.index.groups import Groups
 from recokit.index.lift import Lift, blocks
 from recokit.index.scoring import Rows, Scores, search_proposed
 from recokit.index.settings import available_cpus, check_not_empty, check_settings
@@ -55,6 +56,7 @@ class FaissIndex:
         table: EmbeddingTable,
         index: Any,
         lift: Lift,
+        groups: Groups | None,
         *,
         kind: FaissKind,
         settings: dict[str, int],
@@ -65,7 +67,7 @@ class FaissIndex:
         self.kind: FaissKind = kind
         self.settings = settings
         self.seed = seed
-        self._index, self._lift = index, lift
+        self._index, self._lift, self._groups = index, lift, groups
         self._threads = threads or available_cpus()
 
     @property
@@ -118,7 +120,8 @@ class FaissIndex:
         threads = threads or available_cpus()
         with _threads(1 if deterministic and kind == "hnsw" else threads):
             index = _BUILDERS[kind](lift, settings, seed)
-        return cls(table, index, lift, kind=kind, settings=settings, seed=seed, threads=threads)
+        groups = Groups.of(table) if index.ntotal < table.count else None
+        return cls(table, index, lift, groups, kind=kind, settings=settings, seed=seed, threads=threads)
 
     def search(self, vectors: NDArray[Any], k: int) -> tuple[Rows, Scores]:
         """Return rows (Q, k) and scores (Q, k) of about the best ``k`` rows of each query vector (Q, D), best first."""
@@ -133,9 +136,11 @@ class FaissIndex:
             parameters = faiss.SearchParametersHNSW(efSearch=max(k, self.settings["ef"]))
         else:
             k = min(k + _MARGIN, self.table.count)
+        amount = k if self._groups is None else min(k, self._groups.count)
         with _threads(self._threads):
-            _, rows = self._index.search(self._lift.queries(vectors), k, params=parameters)
-        return rows  # type: ignore[no-any-return]
+            _, found = self._index.search(self._lift.queries(vectors), amount, params=parameters)
+        rows: Rows = found
+        return rows if self._groups is None else self._groups.expand(rows, k)
 
     def save(self, path: str | Path) -> Path:
         """Write the index as a folder, atomically."""
@@ -169,12 +174,12 @@ class FaissIndex:
             index = _faiss().read_index(str(Path(path) / _FILE))
         except RuntimeError as error:
             raise FormatError(f"{Path(path) / _FILE} cannot be read by faiss: {error}") from error
-        if (index.ntotal, index.d) != (table.count, lift.dim):
-            raise FormatError(
-                f"{Path(path) / _FILE} holds {index.ntotal} x {index.d}, expected {table.count} x {lift.dim}"
-            )
+        groups = Groups.of(table) if kind == "hnsw" and index.ntotal != table.count else None
+        count = table.count if groups is None else groups.count
+        if (index.ntotal, index.d) != (count, lift.dim):
+            raise FormatError(f"{Path(path) / _FILE} holds {index.ntotal} x {index.d}, expected {count} x {lift.dim}")
         settings = {name: saved[name] for name in _SETTINGS[kind]}
-        return cls(table, index, lift, kind=kind, settings=settings, seed=saved["seed"], threads=threads)
+        return cls(table, index, lift, groups, kind=kind, settings=settings, seed=saved["seed"], threads=threads)
 
 
 def _settings(kind: FaissKind, given: dict[str, int | None], count: int) -> dict[str, int]:
@@ -212,7 +217,8 @@ def _build_graph(lift: Lift, settings: dict[str, int], seed: int) -> Any:
     graph.hnsw.efConstruction = settings["ef_construction"]
     graph.hnsw.rng = faiss.RandomGenerator(seed)
     index = faiss.IndexIDMap(graph)
-    for rows in np.array_split(lift.by_norm(), min(_GRAPH_BATCHES, lift.table.count)):
+    order = Groups.of(lift.table).firsts_of(lift.by_norm())
+    for rows in np.array_split(order, min(_GRAPH_BATCHES, len(order))):
         index.add_with_ids(lift.rows(rows), rows)
     return index
 

@@ -1,7 +1,8 @@
 """A saved index: a folder with its backend's file and a manifest that ties both to one table.
 
     index.json   {"format": "index/1", "kind": "exact" | "hnsw" | "faiss", "parameters": {...}, "entity", "version",
-                  "comparator", "count", "dim", "bias", "fingerprint": sha256 of the table's vectors.npy,
+                  "comparator", "count", "dim", "fingerprint": sha256 of the table's vectors.npy,
+                  "bias": sha256 of its bias.npy or null, "ids": sha256 of its ids,
                   "files": {"index.hnsw": {"bytes", "sha256"}}}
     index.*      as hnswlib or faiss writes it; none for exact search
 
@@ -10,10 +11,15 @@ The backends' readers trust their files, so checksums are verified on every load
 
 __all__ = ["check_parameters", "kind_of", "load", "save"]
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from recokit.errors import FormatError, VersionError
 from recokit.table import EmbeddingTable
@@ -21,8 +27,10 @@ from recokit.table.folder import (
     FileEntry,
     check_files,
     file_entries,
+    local_folder,
     manifest_value,
     new_folder,
+    npy_digest,
     read_manifest,
     sha256_of,
     write_json,
@@ -30,6 +38,7 @@ from recokit.table.folder import (
 
 FORMAT = "index/1"
 _MANIFEST = "index.json"
+_BLOCK = 1 << 16  # ids hashed at once
 
 
 def save(
@@ -52,7 +61,7 @@ def save(
     Raises:
         VersionError: ``path`` exists.
     """
-    target = Path(path)
+    target = local_folder(path)
     with new_folder(target) as folder:
         files: dict[str, FileEntry] = {}
         if write is not None:
@@ -79,7 +88,7 @@ def load(path: str | Path, *, kind: str, table: EmbeddingTable, file: str | None
         FormatError: It is not an index of this kind, or damaged.
         VersionError: It was built from another table.
     """
-    folder = Path(path)
+    folder = local_folder(path)
     manifest = read_manifest(folder, _MANIFEST, FORMAT)
     if manifest.get("kind") != kind:
         raise FormatError(f"{folder} holds an index of kind {manifest.get('kind')!r}, expected {kind!r}")
@@ -114,6 +123,26 @@ def _identity(table: EmbeddingTable) -> dict[str, Any]:
         "comparator": table.comparator,
         "count": table.count,
         "dim": table.dim,
-        "bias": table.bias is not None,
         "fingerprint": table.fingerprint,
+        "bias": None if table.bias is None else npy_digest(table.bias),
+        "ids": _ids_digest(table.ids),
     }
+
+
+def _ids_digest(ids: pa.Array) -> str:
+    """Return the SHA-256 of ids: of their type, then of the int64 values; or of each block's lengths and its bytes.
+
+    Not of their file, whose bytes are up to the release of Arrow that wrote it.
+    """
+    digest = hashlib.sha256(str(ids.type).encode())
+    for start in range(0, len(ids), _BLOCK):
+        block = ids.slice(start, _BLOCK)
+        if pa.types.is_int64(block.type):
+            digest.update(block.to_numpy().astype("<i8").tobytes())
+        else:
+            digest.update(pc.binary_length(block).to_numpy().astype("<i8").tobytes())
+            offsets = np.frombuffer(block.buffers()[1], np.int64, len(block) + 1, 8 * block.offset)
+            data = block.buffers()[2]
+            if data is not None:
+                digest.update(data.slice(int(offsets[0]), int(offsets[-1] - offsets[0])))
+    return digest.hexdigest()

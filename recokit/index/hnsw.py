@@ -1,10 +1,12 @@
 """A navigable small-world graph (Malkov and Yashunin 2018), by hnswlib.
 
-The graph is always built on Euclidean distances, and rows go in by falling norm (:mod:`recokit.index.lift` says why).
+The graph is always built on Euclidean distances, and rows go in by falling norm (:mod:`recokit.index.lift` says why),
+equal ones once (:mod:`recokit.index.groups`).
 """
 
 __all__ = ["HNSWIndex"]
 
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from recokit.errors import FormatError, MissingDependencyError
 from recokit.index import folder
 from recokit.index.exact import ExactIndex
+from recokit.index.groups import Groups
 from recokit.index.lift import Lift, blocks
 from recokit.index.scoring import Rows, Scores, search_proposed
 from recokit.index.settings import available_cpus, check_not_empty, check_settings
@@ -35,13 +38,28 @@ class HNSWIndex:
     exact = False
 
     def __init__(
-        self, table: EmbeddingTable, graph: Any, lift: Lift, parameters: dict[str, int], *, ef: int, threads: int | None
+        self,
+        table: EmbeddingTable,
+        graph: Any,
+        lift: Lift,
+        groups: Groups | None,
+        parameters: dict[str, int],
+        *,
+        ef: int,
+        threads: int | None,
     ) -> None:
         self.table = table
         self.ef = ef
         self.parameters = parameters
-        self._graph, self._lift = graph, lift
+        self._graph, self._lift, self._groups = graph, lift, groups
         self._threads = threads or available_cpus()
+        self._lock = threading.Lock()  # ef is the graph's, not a search's
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
 
     @classmethod
     def build(
@@ -74,18 +92,19 @@ class HNSWIndex:
         check_settings({"m": m}, at_least=2)
         check_settings({"seed": seed}, at_least=0)
         check_not_empty(table)
-        lift = Lift.of(table)
+        lift, groups = Lift.of(table), Groups.of(table)
         index = cls(
             table,
             _hnswlib().Index("l2", lift.dim),
             lift,
+            groups if groups.count < table.count else None,
             {"m": m, "ef_construction": ef_construction, "seed": seed},
             ef=ef,
             threads=threads,
         )
-        index._graph.init_index(table.count, M=m, ef_construction=ef_construction, random_seed=seed)
-        order = lift.by_norm()
-        for part in blocks(table.count):
+        index._graph.init_index(groups.count, M=m, ef_construction=ef_construction, random_seed=seed)
+        order = groups.firsts_of(lift.by_norm())
+        for part in blocks(groups.count):
             rows = order[part]
             index._graph.add_items(lift.rows(rows), rows, num_threads=1 if deterministic else index._threads)
         return index
@@ -95,15 +114,18 @@ class HNSWIndex:
         return search_proposed(self.table, vectors, k, propose=self._propose, exact=ExactIndex(self.table).search)
 
     def _propose(self, vectors: NDArray[np.float32], k: int) -> Rows:
-        self._graph.set_ef(max(self.ef, k))
+        amount = k if self._groups is None else min(k, self._groups.count)
         try:
-            rows, _ = self._graph.knn_query(self._lift.queries(vectors), k, num_threads=self._threads)
+            with self._lock:
+                self._graph.set_ef(max(self.ef, amount))
+                found, _ = self._graph.knn_query(self._lift.queries(vectors), amount, num_threads=self._threads)
         except RuntimeError:  # one query reached fewer than k rows, and hnswlib returns nothing for all of them
             if len(vectors) == 1:
                 return np.full((1, k), -1)
             half = len(vectors) // 2
             return np.concatenate([self._propose(vectors[:half], k), self._propose(vectors[half:], k)])
-        return rows.astype(np.int64)  # type: ignore[no-any-return]
+        rows: Rows = found.astype(np.int64)
+        return rows if self._groups is None else self._groups.expand(rows, k)
 
     def save(self, path: str | Path) -> Path:
         """Write the index as a folder, atomically."""
@@ -133,10 +155,12 @@ class HNSWIndex:
             graph.load_index(str(Path(path) / _FILE))
         except RuntimeError as error:
             raise FormatError(f"{Path(path) / _FILE} cannot be read by hnswlib: {error}") from error
-        if graph.get_current_count() != table.count:
-            raise FormatError(f"{Path(path) / _FILE} has {graph.get_current_count()} rows, expected {table.count}")
+        groups = Groups.of(table) if graph.get_current_count() != table.count else None
+        expected = table.count if groups is None else groups.count
+        if graph.get_current_count() != expected:
+            raise FormatError(f"{Path(path) / _FILE} has {graph.get_current_count()} rows, expected {expected}")
         parameters = {name: saved[name] for name in ("m", "ef_construction", "seed")}
-        return cls(table, graph, lift, parameters, ef=saved["ef"], threads=threads)
+        return cls(table, graph, lift, groups, parameters, ef=saved["ef"], threads=threads)
 
 
 def _hnswlib() -> ModuleType:

@@ -93,7 +93,9 @@ def same_ids(first: pd.Series, second: pd.Series, names: tuple[str, str]) -> Non
 
 
 def at_least_one(k: int, name: str = "k") -> int:
-    """Return ``k``; less than 1 is a ConfigError."""
+    """Return ``k``; less than 1, or no integer, is a ConfigError."""
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
+        raise ConfigError(f"{name} has to be an integer of at least 1, not {k!r}")
     if k < 1:
         raise ConfigError(f"{name} has to be at least 1, not {k}")
     return int(k)

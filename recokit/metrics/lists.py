@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from recokit.errors import DataError
-from recokit.metrics.arrays import as_pairs, at_least_one
+from recokit.metrics.arrays import as_pairs, at_least_one, same_ids
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +34,7 @@ def catalog_coverage(candidates: pd.DataFrame, catalog: "Catalog", *, k: int | N
     if not len(items):
         raise DataError("catalog_coverage needs a catalog, this one is empty")
     listed = _first(candidates, k)["candidate"]
+    same_ids(listed, pd.Series(items), ("candidates", "the catalog"))
     reached = items.get_indexer(pd.Index(listed.unique()))
     return float((reached >= 0).sum() / len(items))
 

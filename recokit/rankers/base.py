@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from recokit.errors import ConfigError, FormatError
 from recokit.features import Batch, FeatureSpec
-from recokit.table import EmbeddingStore, EmbeddingTable
+from recokit.table import EmbeddingStore, EmbeddingTable, Version
 
-Tables: TypeAlias = Sequence[EmbeddingTable | str | Path] | EmbeddingStore
+Tables: TypeAlias = Sequence[EmbeddingTable | str | Path] | EmbeddingTable | str | Path | Version | EmbeddingStore
 
 
 class Ranker(nn.Module):

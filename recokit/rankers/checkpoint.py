@@ -21,7 +21,7 @@ from recokit.feature_columns import Vocabulary
 from recokit.features import Bag, FeatureSpec, Pretrained, Statistics, Values
 from recokit.rankers.base import Ranker, Tables
 from recokit.rankers.dlrm import DLRM
-from recokit.table import EmbeddingStore, EmbeddingTable
+from recokit.table import EmbeddingStore, EmbeddingTable, Version
 from recokit.table.folder import check_files, file_entries, load_npy, new_folder, read_manifest, write_json, write_npy
 from recokit.table.ids import id_array
 
@@ -64,11 +64,13 @@ def load_ranker(path: str | Path, tables: Tables | None = None, *, verify: bool 
 
     Args:
         path: The folder.
-        tables: Where its tables are: tables or their paths, a store, or None for the paths they were loaded from.
+        tables: Where its tables are: a table or its path, several, a version, a store, or None for the paths they were
+            loaded from.
         verify: Whether to check checksums too; sizes are always checked.
 
     Raises:
         FormatError: the folder is damaged or of another format.
+        ConfigError: ``tables`` is none of these.
         VersionError: a table is of another version, or of other bytes, than the ranker was trained with; or it is
             neither among those given nor where it was.
     """
@@ -76,20 +78,15 @@ def load_ranker(path: str | Path, tables: Tables | None = None, *, verify: bool 
     manifest = read_manifest(folder, _MANIFEST, FORMAT)
     files = file_entries(folder, manifest, _MANIFEST)
     check_files(folder, files, verify=verify)
-    if manifest.get("kind") not in _KINDS:
-        raise FormatError(
-            f"{folder} holds a ranker of kind {manifest.get('kind')!r}; this release reads {sorted(_KINDS)}"
-        )
-    given: Sequence[EmbeddingTable] | EmbeddingStore | None
-    if tables is None or isinstance(tables, EmbeddingStore):
-        given = tables
-    else:
-        given = [table if isinstance(table, EmbeddingTable) else EmbeddingTable.load(table) for table in tables]
+    kind = manifest.get("kind")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise FormatError(f"{folder} holds a ranker of kind {kind!r}; this release reads {sorted(_KINDS)}")
+    given = _given_tables(tables)
     try:
         found = [_find(reference, given, folder) for reference in manifest["tables"]]
         features = _features_from_json(manifest["features"], manifest["statistics"], found)
-        ranker = _KINDS[manifest["kind"]](features, **manifest["settings"])
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        ranker = _KINDS[kind](features, **manifest["settings"])
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise FormatError(f"{folder / _MANIFEST} does not describe a ranker: {error!r}") from error
     expected = {name: f"weights/{name}.npy" for name in ranker.state_dict()}
     if odd := set(expected.values()) ^ set(files):
@@ -104,6 +101,24 @@ def load_ranker(path: str | Path, tables: Tables | None = None, *, verify: bool 
 def _reference(table: EmbeddingTable, checkpoint: Path) -> dict[str, Any]:
     path = None if table.path is None else os.path.relpath(table.path, checkpoint)
     return {"entity": table.entity, "version": table.version, "fingerprint": table.fingerprint, "path": path}
+
+
+def _given_tables(tables: Tables | None) -> Sequence[EmbeddingTable] | EmbeddingStore | None:
+    if tables is None or isinstance(tables, EmbeddingStore):
+        return tables
+    if isinstance(tables, Version):
+        return _vectors_of(tables)
+    several = [tables] if isinstance(tables, EmbeddingTable | str | Path) else tables
+    if not isinstance(several, list | tuple):
+        raise ConfigError(f"tables is a {type(tables).__name__}, expected tables or their paths, a version, or a store")
+    for table in several:
+        if not isinstance(table, EmbeddingTable | str | Path):
+            raise ConfigError(f"tables holds {table!r}, expected tables or their paths")
+    return [table if isinstance(table, EmbeddingTable) else EmbeddingTable.load(table) for table in several]
+
+
+def _vectors_of(version: Version) -> list[EmbeddingTable]:
+    return [version.table(name) for name, entry in version.tables.items() if entry.kind == "vectors"]
 
 
 def _find(
@@ -127,8 +142,7 @@ def _tables_around(
 ) -> Sequence[EmbeddingTable]:
     """The tables among which one is looked for: those given, a store's version, or what lies where it was."""
     if isinstance(tables, EmbeddingStore):
-        version = tables.open(reference["version"])
-        return [version.table(name) for name, entry in version.tables.items() if entry.kind == "vectors"]
+        return _vectors_of(tables.open(reference["version"]))
     if tables is not None:
         return tables
     path = None if reference["path"] is None else Path(os.path.normpath(checkpoint / reference["path"]))

@@ -7,6 +7,7 @@ __all__ = ["DLRM"]
 
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import index
 
 import torch
 from torch import Tensor, nn
@@ -43,10 +44,14 @@ class DLRM(Ranker):
         top: Sequence[int] = (64, 32),
         seed: int = 0,
     ) -> None:
-        if min(dim, *bottom, *top) < 1:
+        try:  # NumPy's integers too, as the plain ones that a checkpoint holds
+            dim, seed, bottom, top = index(dim), index(seed), tuple(map(index, bottom)), tuple(map(index, top))
+        except TypeError as error:
             raise ConfigError(
-                f"layers of dim={dim}, bottom={tuple(bottom)}, top={tuple(top)}: every size is at least 1"
-            )
+                f"dim={dim!r} and seed={seed!r} have to be integers, bottom={bottom!r} and top={top!r} lists of them"
+            ) from error
+        if min(dim, *bottom, *top) < 1:
+            raise ConfigError(f"layers of dim={dim}, bottom={bottom}, top={top}: every size is at least 1")
         super().__init__(features, {"dim": dim, "bottom": list(bottom), "top": list(top), "seed": seed})
         with seeded(seed):
             self.encoder = Encoder(features, dim)

@@ -28,6 +28,7 @@ from recokit.errors import ConfigError, DataError
 from recokit.features import Batch, FeatureSpec, take
 from recokit.overlap import LeakWarning, find_overlaps
 from recokit.rankers.base import Ranker, to_tensors
+from recokit.table import EmbeddingTable
 
 _TOLERATED_OVERLAP = 0.01
 _Arrays: TypeAlias = Batch[NDArray[Any]]
@@ -117,12 +118,19 @@ def fit(
             ``{"event": "evaluation", **fields of Evaluation}``: for a progress bar or a log.
 
     Raises:
+        ConfigError: an argument stands in another's place.
         DataError: a column is missing or wrong, the training labels are all equal, or the loss is not finite.
 
     Warns:
         LeakWarning: more than 1 % of the rows are edges that the frozen vectors were trained on.
     """
-    config = config or FitConfig()
+    config = FitConfig() if config is None else config
+    if not isinstance(config, FitConfig):
+        raise ConfigError(f"config is a {type(config).__name__}, expected a FitConfig: fit(..., config=FitConfig())")
+    for rows, name in ((train, "train"), (valid, "valid")):
+        if not isinstance(rows, pd.DataFrame) and not (rows is None and name == "valid"):
+            hint = ": settings go into config, fit(ranker, train, config=...)" if isinstance(rows, FitConfig) else ""
+            raise ConfigError(f"{name} is a {type(rows).__name__}, expected a DataFrame{hint}")
     if ranker.features.statistics is None:
         ranker.features = ranker.features.fit(train)
     arrays = ranker.features.batch(train)
@@ -240,8 +248,10 @@ def _weights(ranker: Ranker) -> dict[str, Tensor]:
 
 
 def _warn_of_leaks(features: FeatureSpec, rows: pd.DataFrame, what: str) -> None:
-    tables = [(feature.column, feature.table) for feature in features.pretrained]
-    for overlap in find_overlaps(tables, rows):
+    columns: list[tuple[str, EmbeddingTable | None]] = [(f.column, f.table) for f in features.pretrained]
+    columns += [(bag.column, bag.table) for bag in features.bags]
+    columns += [(name, None) for name in features.categorical]
+    for overlap in find_overlaps(columns, rows, lists=[bag.column for bag in features.bags]):
         if overlap.share > _TOLERATED_OVERLAP:
             warnings.warn(
                 f"{what} rows leak through frozen vectors: {overlap}. Train the vectors on other rows than the ranker, "

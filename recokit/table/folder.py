@@ -17,6 +17,7 @@ __all__ = [
     "json_object",
     "load_npy",
     "local_folder",
+    "local_path",
     "manifest_value",
     "new_folder",
     "npy_digest",
@@ -50,6 +51,7 @@ T = TypeVar("T")
 
 _PARTIAL = ".partial-"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # Path makes one slash of two; a drive of Windows is one letter
 _JSON_NAMES = {int: "an integer of 0 or more", str: "a string", dict: "an object", list: "an array"}
 
 
@@ -61,8 +63,13 @@ class FileEntry(TypedDict):
 
 
 def local_folder(path: str | Path) -> Path:
+    """Return an absolute path on this machine, which outlives a change of the working directory."""
+    return local_path(path).absolute()
+
+
+def local_path(path: str | Path) -> Path:
     """Return a path on this machine; reading from URLs has its one place here, once it is supported."""
-    if "://" in str(path):
+    if _URL.match(str(path)):
         raise ConfigError(f"{path} is a URL: only local folders are supported, so copy it to one")
     return Path(path)
 

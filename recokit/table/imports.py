@@ -1,6 +1,6 @@
 """Vectors from other trainers' files: word2vec's text format (also GloVe's and fastText's) and CSV."""
 
-__all__ = ["csv_table", "read_csv", "read_word2vec"]
+__all__ = ["csv_table", "integers_if_canonical", "read_csv", "read_word2vec"]
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recokit.errors import DataError, FormatError, closest
@@ -58,7 +59,7 @@ def read_csv(
         DataError: A column is missing, or holds something else than numbers.
     """
     path = Path(path)
-    table = csv_table(path, separator=separator, text=() if id_type is None else (id_column,))
+    table = csv_table(path, separator=separator, text=(id_column,))
     names = [name for name in table.column_names if name != id_column] if columns is None else list(columns)
     for name in (id_column, *names):
         if name not in table.column_names:
@@ -71,7 +72,8 @@ def read_csv(
     vectors = np.empty((len(table), len(names)), np.float32)
     for position, name in enumerate(names):
         vectors[:, position] = table.column(name).to_numpy()
-    ids = id_array(table.column(id_column), f"{path}, column {id_column!r}")
+    held = table.column(id_column)
+    ids = id_array(integers_if_canonical(held) if id_type is None else held, f"{path}, column {id_column!r}")
     return (ids if id_type is None else _typed(path, ids, id_type)), vectors
 
 
@@ -95,6 +97,22 @@ def csv_table(path: Path, *, separator: str, text: Iterable[str] = ()) -> pa.Tab
         except pa.ArrowInvalid as precise:
             raise FormatError(f"{path}: {precise}") from precise
         raise FormatError(f"{path}: {error}") from error
+
+
+def integers_if_canonical(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return ids read as text as int64 where each is how its number is written, else as they stand.
+
+    ``007`` and ``7`` are two ids. A column of other numbers, such as ``7.0``, becomes one of floats, which are no ids.
+    """
+    try:
+        integers = texts.cast(pa.int64())
+    except pa.ArrowInvalid:
+        try:
+            return texts.cast(pa.float64())
+        except pa.ArrowInvalid:
+            return texts
+    same = pc.all(pc.equal(integers.cast(pa.large_string()), texts.cast(pa.large_string()))).as_py()
+    return texts if same is False else integers
 
 
 def _word2vec_header(path: Path, lines: Iterator[tuple[int, str]]) -> tuple[int | None, int, Iterator[tuple[int, str]]]:

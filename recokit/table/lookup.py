@@ -31,6 +31,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recokit.errors import DataError, FormatError
+from recokit.table.ids import id_array, id_type_of
 
 Rows: TypeAlias = NDArray[np.int64]
 Words: TypeAlias = NDArray[np.uint64]
@@ -99,7 +100,17 @@ class IdIndex:
         return int(self.words[1])
 
     def rows(self, ids: pa.Array) -> Rows:
-        """Return the row of each id (B,), int64 or large_string like those indexed; -1 for a null and for no row."""
+        """Return the row of each id (B,), integers or strings like those indexed; -1 for a null and for no row.
+
+        Raises:
+            DataError: The ids are of the other type.
+        """
+        ids = id_array(ids)
+        if ids.null_count == len(ids):
+            return np.full(len(ids), -1, np.int64)
+        expected = "int64" if self.strings is None else "string"
+        if id_type_of(ids) != expected:
+            raise DataError(f"ids: got {id_type_of(ids)} ids, expected {expected}")
         rows = self._rows_of_integers(ids) if self.strings is None else self._rows_of_strings(self.strings, ids)
         if ids.null_count:
             rows[ids.is_null().to_numpy(zero_copy_only=False)] = -1

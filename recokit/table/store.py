@@ -2,12 +2,13 @@
 
 __all__ = ["EmbeddingStore"]
 
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from recokit.errors import VersionError, closest
+from recokit.errors import FormatError, VersionError, closest
 from recokit.table.folder import check_name, local_folder, read_manifest
 from recokit.table.relations import RelationParameters
 from recokit.table.version import FORMAT, MANIFEST, TableLike, Version, created_of, open_version, write_version
@@ -17,7 +18,8 @@ class EmbeddingStore:
     """A folder of versions.
 
     A folder without ``version.json`` is none yet and not seen; nor is a folder, such as a link called ``production``,
-    whose name is not that of the version in it.
+    whose name is not that of the version in it. A folder whose ``version.json`` cannot be read, such as one of a later
+    format, is passed over with a warning; opened by name, it raises.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -32,9 +34,12 @@ class EmbeddingStore:
         for folder in self.root.iterdir() if self.root.is_dir() else ():
             if folder.name.startswith(".") or not (folder / MANIFEST).is_file():
                 continue
-            manifest = read_manifest(folder, MANIFEST, FORMAT)
-            if manifest.get("version") == folder.name:
-                found.append((created_of(folder / MANIFEST, manifest), folder.name))
+            try:
+                manifest = read_manifest(folder, MANIFEST, FORMAT)
+                if manifest.get("version") == folder.name:
+                    found.append((created_of(folder / MANIFEST, manifest), folder.name))
+            except (FormatError, OSError) as error:
+                warnings.warn(f"{folder} is passed over: {error}", stacklevel=2)
         return [name for _, name in sorted(found)]
 
     def latest(self) -> Version | None:

@@ -220,7 +220,7 @@ class EmbeddingTable:
             version: The version's name.
             id_column: The column of the ids.
             columns: The columns of the vectors, in order; all but the id column where not given.
-            id_type: ``"string"`` keeps ids such as ``007`` as they stand; without it, what looks like integers is.
+            id_type: Without it, ids are integers where all are written as such, and strings where one is not: ``007``.
             separator: What stands between fields.
             comparator: What makes a score of two vectors.
         """

@@ -14,6 +14,7 @@ from recokit.metrics import (
     bootstrap_mean,
     bootstrap_statistic,
     calibration,
+    catalog_coverage,
     group_auc,
     log_loss,
     normalized_entropy,
@@ -87,6 +88,30 @@ def test_coverage_needs_a_catalog_and_takes_a_table():
         assert report.results[-1].low is None
         assert report.results[0].protocol["relevant_outside_catalog"] == "1 of 2 pairs"
         assert report.value("recall@2") == 1 / 2
+
+
+def test_a_catalog_of_the_other_id_type_is_refused():
+    candidates = pd.DataFrame({"query": ["u", "u"], "candidate": [1, 2], "rank": [1, 2]})
+    relevant = pd.DataFrame({"query": ["u"], "candidate": [2]})
+    with pytest.raises(DataError, match="integer ids in relevant and string ids in the catalog"):
+        evaluate_candidates(candidates, relevant, k=2, catalog=["1", "2"], bootstrap=10)
+    with pytest.raises(DataError, match="integer ids in candidates and string ids in the catalog"):
+        catalog_coverage(candidates, ["1", "2"])
+    assert catalog_coverage(candidates, [1, 2, 3, 4]) == 2 / 4
+
+
+def test_cutoffs_are_integers():
+    candidates = pd.DataFrame({"query": ["u", "u"], "candidate": [1, 2], "rank": [1, 2]})
+    relevant = pd.DataFrame({"query": ["u"], "candidate": [2]})
+    for k in (np.int64(2), 2, [np.int32(2), 2], np.array([2])):
+        report = evaluate_candidates(candidates, relevant, k=k, bootstrap=10)
+        assert [result.metric for result in report.results] == ["recall@2", "hit@2", "ndcg@2", "map@2[rel]", "mrr"]
+        assert report.value("recall@2") == 1.0
+    for k in (True, [True], 2.0, "2", 0):
+        with pytest.raises(ConfigError, match="k has to be"):
+            evaluate_candidates(candidates, relevant, k=k, bootstrap=10)
+        with pytest.raises(ConfigError, match="k has to be"):
+            compare_candidates(candidates, candidates, relevant, k=k, bootstrap=10)
 
 
 def test_seen_pairs_leave_the_lists_and_not_the_relevant_set():

@@ -200,3 +200,25 @@ def test_training_rows_that_teach_nothing_are_refused():
 def test_features_do_not_import_torch():
     code = "import sys, recokit.features, recokit.overlap; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("values", [[0.1] * 1000, [0.3, 0.1 + 0.2] * 500, [0.0] * 4, [np.nan, 0.1, 0.1, 0.1]])
+def test_a_constant_feature_has_a_deviation_of_one(values):
+    frame = pd.DataFrame({"x": values})
+    fitted = FeatureSpec(dense=["x"], missing="indicator").fit(frame)
+    assert fitted.statistics.std == (1.0,)
+    later = pd.DataFrame({"x": [values[-1] + 0.1]})
+    assert fitted.batch(later).dense[0, 0] == pytest.approx(0.1, abs=1e-6)
+
+
+@pytest.mark.parametrize("values", [[1.7e9, 1.7e9 + 1], [1e-30, 3e-30]])
+def test_a_small_deviation_is_kept(values):
+    fitted = FeatureSpec(dense=["x"]).fit(pd.DataFrame({"x": values}))
+    assert fitted.batch(pd.DataFrame({"x": values})).dense.ravel().tolist() == pytest.approx([-1, 1])
+
+
+@pytest.mark.parametrize("name", ["user", "age", "genres", "country", "clicked", "session", "w"])
+def test_two_columns_of_one_name_are_refused(name):
+    twice = pd.concat([TRAIN, TRAIN[[name]]], axis=1)
+    with pytest.raises(DataError, match=f"2 columns called '{name}'"):
+        spec().fit(TRAIN).batch(twice)

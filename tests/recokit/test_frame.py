@@ -92,11 +92,11 @@ class TestReading:
         assert read_frame(tmp_path)["source"].tolist() == [1, 2**40]
 
     def test_files_of_different_types_are_refused(self, tmp_path):
-        (tmp_path / "a.csv").write_text("source\n1\n")
-        (tmp_path / "b.csv").write_text("source\nu1\n")
+        (tmp_path / "a.csv").write_text("source,weight\n1,1\n")
+        (tmp_path / "b.csv").write_text("source,weight\nu1,much\n")
         with pytest.raises(DataError, match="the files have columns of different types"):
             read_frame(tmp_path)
-        assert read_frame(tmp_path, id_type="string")["source"].tolist() == ["1", "u1"]
+        assert read_frame(tmp_path, ["source"])["source"].tolist() == ["1", "u1"]
 
     @pytest.mark.parametrize(
         ("names", "error", "message"),
@@ -165,10 +165,33 @@ class TestIds:
         (tmp_path / "a.csv").write_text("source,target\nNA,null\nnan,None\n")
         assert rows_of(read_frame(tmp_path / "a.csv")) == [("NA", "null"), ("nan", "None")]
 
-    def test_zeros_in_front_are_kept_where_ids_are_strings(self, tmp_path):
+    def test_text_ids_are_integers_where_all_are_written_as_such(self, tmp_path):
+        for texts, expected in (
+            (["7", "-12", "0"], [7, -12, 0]),
+            (["007", "7"], ["007", "7"]),
+            (["-0", "0"], ["-0", "0"]),
+            (["0x1F", "31"], ["0x1F", "31"]),
+            ([str(2**63 - 1), "1"], [2**63 - 1, 1]),
+        ):
+            (tmp_path / "a.csv").write_text("\n".join(["source", *texts]) + "\n")
+            assert read_frame(tmp_path / "a.csv")["source"].tolist() == expected
+        (tmp_path / "a.csv").write_text("source\n7\n1\n")
+        (tmp_path / "b.csv").write_text("source\n007\n")
+        assert read_frame(tmp_path)["source"].tolist() == ["7", "1", "007"]
+        (tmp_path / "a.csv").write_text("source\n7.0\n1.0\n")
+        with pytest.raises(DataError, match="column 'source': got double, expected integers or strings"):
+            read_frame(tmp_path / "a.csv")
+
+    def test_a_column_read_under_another_name_is_no_id(self, tmp_path):
+        (tmp_path / "a.csv").write_text("source,x\n05,a\n")
+        frame = read_frame(tmp_path / "a.csv", {"source": "x", "time": "source"})
+        assert frame.to_dict("records") == [{"source": "a", "time": 5}]
+
+    def test_zeros_in_front_are_kept(self, tmp_path):
         (tmp_path / "a.csv").write_text("user,item\n007,8\n")
         columns = {"source": "user", "target": "item"}
-        assert rows_of(read_frame(tmp_path / "a.csv", columns)) == [(7, 8)]
+        assert rows_of(read_frame(tmp_path / "a.csv", columns)) == [("007", 8)]
+        assert rows_of(read_frame(tmp_path / "a.csv", columns, id_type="int64")) == [(7, 8)]
         assert rows_of(read_frame(tmp_path / "a.csv", columns, id_type="string")) == [("007", "8")]
         assert rows_of(read_frame(tmp_path / "a.csv", columns, ids=["source"], id_type="string")) == [("007", 8)]
 
@@ -213,6 +236,53 @@ class TestSplitByTime:
     def test_a_missing_column(self):
         with pytest.raises(DataError, match="the frame has no column 'time'; did you mean 'times'"):
             split_by_time(pd.DataFrame({"times": [1]}), at=1)
+
+
+class TestKindsOfTimes:
+    @pytest.mark.parametrize("dtype", ["int64", "Int64", "float64", "Float64", "int64[pyarrow]"])
+    def test_numbers_of_every_kind(self, dtype):
+        frame = pd.DataFrame({"source": ["a", "a", "a"], "time": pd.Series([3, 1, 2], dtype=dtype)})
+        known, held_out = split_by_time(frame, at=np.int64(2))
+        assert (known.index.tolist(), held_out.index.tolist()) == ([1], [0, 2])
+        assert split_per_user(frame, 0.4)[1].index.tolist() == [0]
+
+    @pytest.mark.parametrize("kind", [pa.date32(), pa.date64(), pa.timestamp("us")])
+    def test_dates_of_arrow(self, kind):
+        days = pa.array([datetime.date(2026, 6, day) for day in (3, 1, 2)]).cast(kind)
+        frame = pd.DataFrame({"source": ["a", "a", "a"], "time": pd.Series(days, dtype=pd.ArrowDtype(kind))})
+        known, held_out = split_by_time(frame, at="2026-06-02")
+        assert (known.index.tolist(), held_out.index.tolist()) == ([1], [0, 2])
+        assert split_per_user(frame, 0.4)[1].index.tolist() == [0]
+
+    def test_python_dates_are_refused(self):
+        with pytest.raises(DataError, match="column 'time' is object, expected numbers or times"):
+            split_by_time(pd.DataFrame({"time": [datetime.date(2026, 6, 1)]}), at="2026-06-01")
+
+    @pytest.mark.parametrize("at", [15, np.int64(15), np.float32(1.5), np.timedelta64(1, "s"), True])
+    def test_a_number_is_no_time(self, at):
+        with pytest.raises(DataError, match="column 'time' holds times, at is the number"):
+            split_by_time(pd.DataFrame({"time": pd.to_datetime(["2026-06-01"])}), at=at)
+
+    @pytest.mark.parametrize("at", ["", "NaT", pd.NaT, None, np.datetime64("NaT")])
+    def test_no_time_at_all(self, at):
+        with pytest.raises(DataError, match="expected a date or time"):
+            split_by_time(pd.DataFrame({"time": pd.to_datetime(["2026-06-01"])}), at=at)
+
+    @pytest.mark.parametrize("at", [math.nan, np.float64("nan")])
+    def test_not_a_number(self, at):
+        with pytest.raises(DataError, match="expected a number of the unit of column 'time'"):
+            split_by_time(pd.DataFrame({"time": [1, 2]}), at=at)
+        with pytest.raises(DataError, match="holds times"):
+            split_by_time(pd.DataFrame({"time": pd.to_datetime(["2026-06-01"])}), at=at)
+
+    @pytest.mark.parametrize("at", ["2026-03-29 02:30", "2026-10-25 02:30"])
+    def test_hours_that_the_clock_skips_or_repeats(self, at):
+        times = pd.to_datetime(["2026-03-29 00:00Z", "2026-10-26 00:00Z"]).tz_convert("Europe/Berlin")
+        frame = pd.DataFrame({"time": times})
+        with pytest.raises(DataError, match="the clocks of Europe/Berlin show twice or never"):
+            split_by_time(frame, at=at)
+        known, held_out = split_by_time(frame, at=at + "+02:00")
+        assert (len(known), len(held_out)) == (1, 1)
 
 
 class TestSplitPerUser:

@@ -1,8 +1,13 @@
 """Every backend keeps the one contract: the comparator's scores, complete lists, and folders that are checked."""
 
+import hashlib
 import json
+import pickle
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -11,8 +16,10 @@ from index_oracle import COMPARATORS, all_scores, make_table
 
 from recokit.errors import ChecksumError, ConfigError, DataError, FormatError, MissingDependencyError, VersionError
 from recokit.index import ExactIndex, FaissIndex, HNSWIndex, load_index, recall
+from recokit.index import groups as grouping
 from recokit.index import lift as lifting
 from recokit.index.scoring import search_proposed
+from recokit.table import EmbeddingTable
 
 BACKENDS = {
     "exact": lambda table, **settings: ExactIndex.build(table),
@@ -182,12 +189,93 @@ def test_what_a_backend_does_not_find_is_found_exactly():
 
 
 def test_islands_in_a_graph_leave_no_list_short():
-    """Copies link to copies only, so a search from elsewhere cannot reach them; hnswlib raises for the whole batch."""
+    """Near copies link to each other only, so a search from elsewhere cannot reach them; hnswlib raises."""
     rng = np.random.default_rng(0)
-    vectors = np.repeat(10 * rng.normal(size=(3, 4)), 100, axis=0)
+    vectors = np.repeat(10 * rng.normal(size=(3, 4)), 100, axis=0) + 1e-4 * rng.normal(size=(300, 4))
     index = HNSWIndex.build(make_table(vectors, "l2"), m=2, ef_construction=5, ef=1)
     rows, _ = index.search(rng.normal(size=(3, 4)), 299)
     assert all(len(set(row)) == 299 and min(row) >= 0 for row in rows.tolist())
+
+
+@pytest.mark.parametrize("name", ["hnswlib", "faiss-hnsw"])
+@pytest.mark.parametrize("comparator", [*COMPARATORS, "dot with bias"])
+def test_a_graph_finds_through_many_equal_rows(name, comparator, tmp_path):
+    vectors, queries = clusters(count=2000)
+    vectors[::2] = 0
+    vectors[1:400:4] = vectors[1]
+    bias = np.repeat([0.5, 0.0], 1000) if "bias" in comparator else None
+    table = make_table(vectors, comparator.split()[0], bias=bias)
+    index = BACKENDS[name](table)
+    queries[:5], queries[5:10] = 0, vectors[1]
+    assert recall(index, queries, 10) >= 0.95
+    assert recall(index, queries, 300) >= 0.95
+    rows, scores = index.search(queries, 1500)
+    assert all(len(set(row)) == 1500 and min(row) >= 0 for row in rows.tolist())
+    np.testing.assert_array_equal(scores, np.take_along_axis(all_scores(table, queries), rows, axis=1))
+    loaded = load_index(index.save(tmp_path / "index"), table)
+    for got, expected in zip(loaded.search(queries, 10), index.search(queries, 10), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_groups_are_those_of_equal_rows_whatever_the_hashes(monkeypatch):
+    table = make_table([[0.0, 1], [2, 0], [-0.0, 1], [0, 1], [2, 0], [5, 5]], bias=[0, 0, 0, 1, 0, 0])
+    groups = grouping.Groups.of(table)
+    assert (groups.count, groups.first.tolist()) == (4, [0, 1, 0, 3, 1, 5])
+    assert groups.firsts_of(np.array([5, 4, 3, 2, 1, 0])).tolist() == [5, 3, 1, 0]
+    assert groups.expand(np.array([[1, 0, 5], [5, -1, -1]]), 3).tolist() == [[1, 4, 0], [5, -1, -1]]
+    monkeypatch.setattr(grouping, "_hashes", lambda table, rows: np.zeros(6, np.uint64))
+    assert grouping.Groups.of(table).first.tolist() == [0, 1, 0, 3, 4, 5]  # collisions stand alone
+
+
+def test_threads_that_search_one_graph_get_what_they_ask_for(monkeypatch):
+    vectors, queries = clusters(count=600)
+    index = HNSWIndex.build(make_table(vectors, "l2"), m=16, ef=10, threads=1)
+    amounts = [1, 300, 5, 200] * 8
+    expected = {k: index.search(queries[:5], k)[0].tolist() for k in set(amounts)}
+    graph = index._graph
+
+    class Slow:
+        ef = 0
+
+        def set_ef(self, ef):
+            graph.set_ef(ef)
+            self.ef = ef
+            time.sleep(0.001)
+
+        def knn_query(self, vectors, k, num_threads):
+            assert self.ef == max(10, k)  # not another search's
+            return graph.knn_query(vectors, k, num_threads=num_threads)
+
+    monkeypatch.setattr(index, "_graph", Slow())
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda k: index.search(queries[:5], k)[0].tolist(), amounts))
+    assert found == [expected[k] for k in amounts]
+    monkeypatch.undo()
+    copied = pickle.loads(pickle.dumps(index))
+    assert copied.search(queries[:5], 5)[0].tolist() == expected[5]
+
+
+@every_backend
+@pytest.mark.parametrize("strings", [False, True])
+def test_an_index_knows_ids_and_bias_of_its_table(build, strings, tmp_path, monkeypatch):
+    vectors = clusters(count=100)[0]
+    ids = [f"é{number}" for number in range(100)] if strings else list(range(100))
+    bias = np.linspace(0, 1, 100, dtype=np.float32)
+
+    def table(ids, bias):
+        return EmbeddingTable.from_arrays(ids, vectors, entity="item", version="v1", bias=bias)
+
+    monkeypatch.chdir(tmp_path)
+    build(table(ids, bias)).save("index")
+    assert len(load_index("index", EmbeddingTable.load(table(ids, bias).save("table"))).table) == 100
+    with pytest.raises(VersionError, match="its ids is"):
+        load_index("index", table(ids[::-1], bias))
+    for other in (bias[::-1], None):
+        with pytest.raises(VersionError, match="its bias is"):
+            load_index("index", table(ids, other))
+    for path in ("s3://bucket/index", Path("s3://bucket/index")):
+        with pytest.raises(ConfigError, match="is a URL"):
+            load_index(path, table(ids, bias))
 
 
 @every_backend
@@ -232,8 +320,9 @@ def test_the_manifest_says_what_was_built(tmp_path):
         "comparator": "dot",
         "count": 50,
         "dim": 16,
-        "bias": False,
+        "bias": None,
         "fingerprint": table.fingerprint,
+        "ids": hashlib.sha256(b"int64" + np.arange(50, dtype="<i8").tobytes()).hexdigest(),
     }
 
 

@@ -428,6 +428,58 @@ def test_damage_is_told(checkpoint, tmp_path):
         DLRM.load(tmp_path / "nowhere")
 
 
+def test_manifests_of_other_types_are_damage(checkpoint):
+    _, path, _ = checkpoint
+    manifest = json.loads((path / "ranker.json").read_text())
+    for changes, message in (
+        ({"kind": ["dlrm"]}, r"kind \['dlrm'\]"),
+        ({"statistics": manifest["statistics"] | {"vocabularies": []}}, "does not describe a ranker"),
+        ({"settings": manifest["settings"] | {"dim": 8.5}}, "does not describe a ranker.*dim=8.5"),
+    ):
+        (path / "ranker.json").write_text(json.dumps(manifest | changes))
+        with pytest.raises(FormatError, match=message):
+            load_ranker(path)
+
+
+def test_tables_come_as_a_version_or_one_path_too(published, checkpoint, tmp_path):
+    ranker, path, frame = checkpoint
+    np.testing.assert_array_equal(load_ranker(path, published.open("v1")).predict(frame), ranker.predict(frame))
+    users = ranker.features.pretrained[0].table
+    alone = DLRM(FeatureSpec([Pretrained("user", users)], label="clicked"), dim=4)
+    fit(alone, frame, None, FitConfig(epochs=1))
+    saved = alone.save(tmp_path / "alone")
+    for one in (users, users.path, str(users.path)):
+        np.testing.assert_array_equal(load_ranker(saved, one).predict(frame), alone.predict(frame))
+    with pytest.raises(ConfigError, match="tables is a dict"):
+        load_ranker(saved, {"user": users})
+    with pytest.raises(ConfigError, match="tables is a int"):
+        load_ranker(saved, 3)
+    with pytest.raises(ConfigError, match="tables holds 3, expected tables or their paths"):
+        load_ranker(saved, [users, 3])
+
+
+def test_numpys_integers_are_settings(published, checkpoint, tmp_path):
+    _, _, frame = checkpoint
+    spec = FeatureSpec([Pretrained("user", published.open("v1").table("user"))], label="clicked")
+    ranker = DLRM(spec, dim=np.int64(8), bottom=np.array([4]), top=[np.int32(4)], seed=np.int64(3))
+    fit(ranker, frame, None, FitConfig(epochs=1))
+    loaded = load_ranker(ranker.save(tmp_path / "ranker"))
+    assert loaded.settings == {"dim": 8, "bottom": [4], "top": [4], "seed": 3}
+    for wrong in ({"dim": 8.0}, {"top": 4}, {"seed": None}):
+        with pytest.raises(ConfigError, match="have to be integers"):
+            DLRM(spec, **wrong)
+
+
+def test_arguments_in_each_others_places_are_told(planted, split):
+    ranker = DLRM(with_vectors(planted))
+    with pytest.raises(ConfigError, match=r"valid is a FitConfig, expected a DataFrame.*config=\.\.\."):
+        fit(ranker, split[0], FitConfig())
+    with pytest.raises(ConfigError, match="config is a DataFrame, expected a FitConfig"):
+        fit(ranker, split[0], split[1], split[1])
+    with pytest.raises(ConfigError, match=r"train is a NoneType, expected a DataFrame$"):
+        fit(ranker, None)
+
+
 def test_a_ranker_that_was_never_fitted_cannot_be_saved(planted, tmp_path):
     with pytest.raises(ConfigError, match="has not been fitted"):
         DLRM(with_vectors(planted)).save(tmp_path / "ranker")
@@ -446,6 +498,23 @@ def test_rows_that_the_vectors_were_trained_on_are_told(planted, split):
         fit(DLRM(spec), train, None, FitConfig(epochs=1))
     with pytest.warns(LeakWarning, match="validation rows leak"):
         fit(DLRM(spec), valid, train, FitConfig(epochs=1))
+
+
+def test_lists_and_trainable_ids_that_the_vectors_have_seen_are_told(planted, split):
+    train = split[0]
+    seen = {"relation": "clicks", "source": "user", "target": "item", **edge_sketch(train["user"], train["item"])}
+    users = planted.table("user", edge_sketches=[seen])
+    lists = train.assign(history=[[item] for item in train["item"]])
+    for spec, rows, column in (
+        (
+            FeatureSpec([Pretrained("user", users)], bags=[Bag("history", planted.table("item"))], label="clicked"),
+            lists,
+            "history",
+        ),
+        (FeatureSpec([Pretrained("user", users)], categorical={"item": 50}, label="clicked"), train, "item"),
+    ):
+        with pytest.warns(LeakWarning, match=rf"training rows leak .* 100% of the pairs \(user, {column}\)"):
+            fit(DLRM(spec), rows, None, FitConfig(epochs=1))
 
 
 def test_disjoint_rows_raise_no_warning(planted, split):

@@ -226,3 +226,57 @@ def test_neither_reports_nor_metrics_import_torch_or_scikit_learn():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.stderr.strip() == ""
+
+
+def test_the_terminal_keeps_the_first_column_whole():
+    from rich.console import Console
+
+    metrics = ["catalog_coverage@10", "map@10[rel|]", "recall@10"]
+    rows = [Result(name, m, 0.25, 0.2, 0.3) for name in ("a", "b") for m in metrics]
+    rows += [Result(name * 9, m, 0.25, 0.2, 0.3) for name in ("long ", "longer ") for m in metrics[:2]]
+    for report in (Report(rows[:6], {}), Report([r for r in rows if r.metric != "recall@10"], {})):
+        console = Console(file=io.StringIO(), width=80, record=True)
+        console.print(report)
+        text = console.export_text()
+        first = {line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│")}
+        assert first >= (set(metrics) if len(report) == 6 else {("longer " * 9).strip()})
+
+
+def test_protocols_that_are_nearly_equal_are_said_once():
+    same = {"split": "by time", "filter": "train", "k": 10, "ties": "half"}
+    rows = [
+        Result("EASE, recency", "mrr", 0.5, protocol=same | {"trained": "a week"}),
+        Result("floor", "mrr", 0.25, protocol=same),
+        Result("hin", "mrr", 0.125, protocol=same | {"trained": "a day", "k": 20}),
+        Result("other", "mrr", 0.0625, protocol={"split": "random", "filter": "none", "k": 10, "ties": "half"}),
+    ]
+    notes = Report(rows, {}).to_markdown().split("\n\n")[1]
+    assert notes == (
+        '- "EASE, recency"; floor; hin. split: by time; filter: train; ties: half\n'
+        '- of these: "EASE, recency". k: 10; trained: a week\n'
+        "- of these: floor. k: 10\n"
+        "- of these: hin. k: 20; trained: a day\n"
+        "- other. split: random; filter: none; k: 10; ties: half\n"
+    )
+
+
+def test_names_in_a_note_are_kept_apart():
+    rows = [Result(name, "mrr", 0.5, protocol={"k": 10}) for name in ("EASE, recency", "floor")]
+    assert '- "EASE, recency"; floor. k: 10\n' in Report(rows, {}).to_markdown()
+
+
+def test_a_repr_is_one_short_line():
+    assert repr(example()) == "Report(3 results of 'hin', 'floor')"
+    assert repr(Report([], {})) == "Report(0 results)"
+    many = Report([Result(str(n), "m", 0.5) for n in range(7)], {})
+    assert repr(many) == "Report(7 results of '0', '1', '2', '3', '4', ...)"
+
+
+@pytest.mark.parametrize(("key", "wrong"), [("value", "zz"), ("value", True), ("low", "zz"), ("n", [1])])
+def test_values_that_are_no_numbers_are_damage(tmp_path, key, wrong):
+    content = example().to_dict()
+    content["results"][0][key] = wrong
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(FormatError, match=f"not a complete report/1: '{key}' is .*expected a number or null"):
+        Report.load(path)

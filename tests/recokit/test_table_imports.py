@@ -71,7 +71,8 @@ def test_word2vec_with_other_ids_or_numbers(tmp_path):
 def test_csv(tmp_path):
     (tmp_path / "v.csv").write_text("x,id,y\n1,007,2\n3,8,4.5\n")
     table = EmbeddingTable.from_csv(tmp_path / "v.csv", **NAMES, comparator="l2")
-    assert table.ids.to_pylist() == [7, 8]
+    assert table.ids.to_pylist() == ["007", "8"]
+    assert EmbeddingTable.from_csv(tmp_path / "v.csv", **NAMES, id_type="int64").ids.to_pylist() == [7, 8]
     assert table.vectors.tolist() == [[1, 2], [3, 4.5]]
     assert table.comparator == "l2"
     kept = EmbeddingTable.from_csv(tmp_path / "v.csv", **NAMES, id_type="string", columns=["y", "x"])

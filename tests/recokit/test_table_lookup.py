@@ -165,6 +165,26 @@ def test_words_of_another_length_or_layout_are_refused():
         IdIndex(words)
 
 
+@pytest.mark.parametrize(
+    ("held", "asked", "message"),
+    [
+        (pa.array([1, 2]), pa.array(["1", "2"], pa.large_string()), "got string ids, expected int64"),
+        (pa.array([1, 2]), pa.array(["1"]), "got string ids, expected int64"),
+        (pa.array(["a", "b"], pa.large_string()), pa.array([1, 2, 3]), "got int64 ids, expected string"),
+        (pa.array(["a", "b"], pa.large_string()), pa.array([1.0]), "got double"),
+    ],
+)
+def test_ids_of_the_other_type_are_refused(held, asked, message):
+    with pytest.raises(DataError, match=message):
+        IdIndex.build(held).rows(asked)
+
+
+def test_narrower_types_are_read_as_what_they_are():
+    assert IdIndex.build(pa.array(["a", "b"], pa.large_string())).rows(pa.array(["b", "c"])).tolist() == [1, -1]
+    assert IdIndex.build(pa.array([5, 7])).rows(pa.array([7, 5, None], pa.int16())).tolist() == [1, 0, -1]
+    assert IdIndex.build(pa.array(["a"], pa.large_string())).rows(pa.nulls(2)).tolist() == [-1, -1]
+
+
 def test_slices_and_nulls():
     index = IdIndex.build(id_array(["a", "b", "c"]).slice(1))
     assert index.rows(id_array(pa.array(["x", "a", None, "c", "b"])).slice(1)).tolist() == [-1, -1, 1, 0]

@@ -5,6 +5,7 @@ import json
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +128,28 @@ def test_a_table_is_opened_once(tmp_path):
 def test_urls_are_refused_rather_than_taken_for_folders(use):
     with pytest.raises(ConfigError, match="s3://bucket/v1 is a URL: only local folders are supported"):
         use("s3://bucket/v1")
+    with pytest.raises(ConfigError, match="s3:/bucket/v1 is a URL: only local folders are supported"):
+        use(Path("s3://bucket/v1"))
+
+
+def test_what_only_looks_a_little_like_a_url_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert folder_module.local_folder("C:/tables") == tmp_path / "C:/tables"
+    assert folder_module.local_folder("/a/s3:/b") == Path("/a/s3:/b")
+    assert folder_module.local_folder("a:b/c") == tmp_path / "a:b/c"
+
+
+def test_relative_paths_outlive_a_change_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written = write_version("v1", {"user": table()}, relations=[RELATION])
+    version, store, loaded = open_version("v1"), EmbeddingStore("."), EmbeddingTable.load("v1/user")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert loaded.ids.to_pylist() == [0, 1]
+    assert loaded.path == tmp_path / "v1/user"
+    for each in (written, version, store.open("v1")):
+        assert each.table("user").rows([1, 5]).tolist() == [1, -1]
+        assert list(each.relations) == ["clicks"]
 
 
 def test_a_table_that_is_not_there(tmp_path):
@@ -255,8 +278,27 @@ class TestStore:
         with pytest.raises(VersionError, match="v2 exists already"):
             store.publish("v2", {"user": table("v2")})
 
-    def test_a_version_of_a_later_format_is_not_passed_over(self, tmp_path):
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [('{"format": "embedding-version/2"}', "embedding-version/2"), ("{", "is not JSON"), ("[]", "format None")],
+    )
+    def test_a_folder_that_cannot_be_read_is_passed_over_with_a_warning(self, text, message, tmp_path):
         store = EmbeddingStore(tmp_path)
-        edit(store.publish("v1", {"user": table()}).path / "version.json", format="embedding-version/2")
-        with pytest.raises(FormatError, match="embedding-version/2"):
-            store.latest()
+        store.publish("v1", {"user": table()})
+        (store.publish("v2", {"user": table("v2")}).path / "version.json").write_text(text)
+        with pytest.warns(UserWarning, match=f"v2 is passed over: .*{message}"):
+            assert store.versions() == ["v1"]
+        with pytest.warns(UserWarning, match="v2 is passed over"):
+            assert store.latest().name == "v1"
+        with pytest.raises(FormatError, match=message):
+            store.open("v2")
+
+    def test_a_table_of_an_unknown_kind_leaves_the_others_readable(self, tmp_path):
+        store = EmbeddingStore(tmp_path)
+        store.publish("v1", {"new": Mixture(kind="hologram"), "item": table(entity="item")})
+        assert store.versions() == ["v1"]
+        version = store.latest()
+        assert version.tables["new"].kind == "hologram"
+        assert version.table("item").rows([1]).tolist() == [1]
+        with pytest.raises(ConfigError, match="kind 'hologram', expected 'vectors'"):
+            version.table("new")

@@ -151,6 +151,19 @@ def test_where_torchrec_is_missing_its_module_alone_says_so(monkeypatch, error):
     assert str(error) in message
 
 
+@pytest.mark.parametrize("module", ["recokit.torchrec", "recokit.layers", "recokit.rankers"])
+def test_where_torch_is_missing_a_pip_line_says_what_brings_it(module):
+    import subprocess
+
+    code = (
+        f"import sys; sys.modules['torch'] = None\ntry:\n import {module}\n"
+        "except ImportError as error: print(type(error).__name__, error)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.startswith("MissingDependencyError")
+    assert "pip install 'recokit[rank]'" in found
+
+
 def test_layers_and_rankers_do_not_import_torchrec():
     import subprocess
 
