@@ -21,7 +21,7 @@ __all__ = ["LeakWarning", "Overlap", "edge_sketch", "estimate_overlap", "find_ov
 
 import base64
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, TypeAlias
@@ -32,16 +32,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from recokit.errors import ConfigError, DataError, FormatError
-from recokit.feature_columns import list_column, value_column
+from recokit.feature_columns import column_of
 from recokit.table import EmbeddingTable, Ids
 from recokit.table.ids import arrow_of, id_array
 
 _FORMAT = "edge-sketch/1"
 _CHUNK = 1 << 16  # edges hashed at a time: half a MiB an array, which stays in the cache
-_MOST_PAIRS = 1 << 20  # of lists; beyond, rows are sampled
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _Hashes: TypeAlias = NDArray[np.uint64]
-_Known: TypeAlias = tuple[pa.Array, NDArray[np.int64]]  # ids, row after row, and how many of each row (N,)
 
 
 class LeakWarning(UserWarning):
@@ -111,79 +109,35 @@ def estimate_overlap(sketch: Mapping[str, Any], sources: Ids, targets: Ids) -> f
     return found / tested if tested else math.nan
 
 
-def find_overlaps(
-    features: Sequence[tuple[str, EmbeddingTable | None]], frame: pd.DataFrame, *, lists: Collection[str] = ()
-) -> list[Overlap]:
+def find_overlaps(features: Sequence[tuple[str, EmbeddingTable]], frame: pd.DataFrame) -> list[Overlap]:
     """Compare the rows of ``frame`` with the edges that the tables of its id columns were trained on.
 
-    A column of lists is compared id by id: a list of 3 ids makes 3 pairs with the row's other id. Of rows
-    that hold more than about a million such pairs, a random sample is compared, the same one each time. A history that
-    the vectors were trained on is found too: whether it holds what the label is about, the caller knows.
-
     Args:
-        features: Pairs of an id column and the table that its ids are looked up in. None for ids without a table, whose
-            entity type is the column's name: one side's vectors have seen the edge all the same.
+        features: Pairs of an id column and the table that its ids are looked up in.
         frame: The rows; a pair in which an id is missing is left out.
-        lists: Which of the columns hold lists of ids.
 
     Returns:
         One overlap per pair of columns, version and relation whose sketch can tell; none where the tables carry none.
     """
     found: dict[tuple[str, str, str, str], Overlap] = {}
-    read: dict[str, _Known] = {}
     for (source_column, source), (target_column, target) in permutations(features, 2):
-        entities = (_entity(source_column, source), _entity(target_column, target))
-        for table, sketch in _sketches_between(entities, source, target):
+        for table, sketch in _sketches_between(source, target):
             key = (source_column, target_column, str(sketch["relation"]), table.version)
             if source_column != target_column and key not in found:
-                for column in (source_column, target_column):
-                    if column not in read:
-                        read[column] = _known_ids(frame, column, column in lists)
-                pairs = _row_pairs(read[source_column], read[target_column])
-                found[key] = Overlap(*key, estimate_overlap(sketch, *pairs))
+                sources, targets = column_of(frame, source_column), column_of(frame, target_column)
+                both = sources.notna() & targets.notna()
+                found[key] = Overlap(*key, estimate_overlap(sketch, sources[both], targets[both]))
     return [overlap for overlap in found.values() if not math.isnan(overlap.share)]
 
 
-def _entity(column: str, table: EmbeddingTable | None) -> str:
-    return column if table is None else table.entity
-
-
 def _sketches_between(
-    entities: tuple[str, str], *tables: EmbeddingTable | None
+    source: EmbeddingTable, target: EmbeddingTable
 ) -> Iterator[tuple[EmbeddingTable, dict[str, Any]]]:
-    """The sketches of edges between two entity types, in that order: either vector alone has seen the edge."""
-    for table in tables:
-        for sketch in () if table is None else table.meta.get("edge_sketches", ()):
-            if (sketch["source"], sketch["target"]) == entities:
-                yield table, sketch  # type: ignore[misc]
-
-
-def _known_ids(frame: pd.DataFrame, column: str, is_list: bool) -> _Known:
-    if is_list:
-        ids, offsets = list_column(frame, column)
-    else:
-        ids, offsets = value_column(frame, column), np.arange(len(frame) + 1)
-    present = ids.is_valid().to_numpy(zero_copy_only=False)
-    return ids.drop_null(), np.diff(np.concatenate([[0], np.cumsum(present, dtype=np.int64)])[offsets])
-
-
-def _row_pairs(sources: _Known, targets: _Known) -> tuple[pa.Array, pa.Array]:
-    """Every source id of a row with every target id of the same row; of too many pairs those of a sample of rows."""
-    (source_ids, source_counts), (target_ids, target_counts) = sources, targets
-    sizes = source_counts * target_counts
-    rows = np.flatnonzero(sizes)
-    if sizes.sum() > max(_MOST_PAIRS, len(sizes)):  # columns without lists are never sampled
-        rows = np.random.default_rng(0).permutation(rows)
-        rows = rows[: max(1, int(np.searchsorted(np.cumsum(sizes[rows]), _MOST_PAIRS, side="right")))]
-    sizes = sizes[rows]
-    of_row = np.repeat(np.arange(len(rows)), sizes)
-    place = np.arange(len(of_row)) - (np.cumsum(sizes) - sizes)[of_row]  # of a pair among its row's
-    source_starts, target_starts = ((np.cumsum(counts) - counts)[rows] for counts in (source_counts, target_counts))
-    width = target_counts[rows][of_row]
-    return (
-        source_ids.take(pa.array(source_starts[of_row] + place // width)),
-        target_ids.take(pa.array(target_starts[of_row] + place % width)),
-    )
+    """The sketches of edges from ``source``'s entity type to ``target``'s: either vector alone has seen the edge."""
+    for table in (source, target):
+        for sketch in table.meta.get("edge_sketches", ()):
+            if (sketch["source"], sketch["target"]) == (source.entity, target.entity):
+                yield table, sketch
 
 
 def _sketch(hashes: _Hashes, *, size: int, count: int) -> dict[str, Any]:

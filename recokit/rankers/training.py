@@ -28,7 +28,6 @@ from recokit.errors import ConfigError, DataError
 from recokit.features import Batch, FeatureSpec, take
 from recokit.overlap import LeakWarning, find_overlaps
 from recokit.rankers.base import Ranker, to_tensors
-from recokit.table import EmbeddingTable
 
 _TOLERATED_OVERLAP = 0.01
 _Arrays: TypeAlias = Batch[NDArray[Any]]
@@ -248,10 +247,10 @@ def _weights(ranker: Ranker) -> dict[str, Tensor]:
 
 
 def _warn_of_leaks(features: FeatureSpec, rows: pd.DataFrame, what: str) -> None:
-    columns: list[tuple[str, EmbeddingTable | None]] = [(f.column, f.table) for f in features.pretrained]
-    columns += [(bag.column, bag.table) for bag in features.bags]
-    columns += [(name, None) for name in features.categorical]
-    for overlap in find_overlaps(columns, rows, lists=[bag.column for bag in features.bags]):
+    # Bags and categories are not compared: a history of past clicks, or an attribute such as an occupation, is an input
+    # that the network may know too, not what the label is about.
+    tables = [(feature.column, feature.table) for feature in features.pretrained]
+    for overlap in find_overlaps(tables, rows):
         if overlap.share > _TOLERATED_OVERLAP:
             warnings.warn(
                 f"{what} rows leak through frozen vectors: {overlap}. Train the vectors on other rows than the ranker, "

@@ -119,58 +119,6 @@ def test_tables_without_sketches_say_nothing():
     assert find_overlaps([("user", users), ("user", users), ("item", items)], frame) == []
 
 
-def test_lists_are_compared_id_by_id():
-    likes = {"relation": "likes", "source": "user", "target": "item", **edge_sketch(["u1", "u2"], ["i1", "i2"])}
-    near = {"relation": "near", "source": "item", "target": "item", **edge_sketch(["i1"], ["i2"])}
-    users, items = tables([likes, near])
-    clicks = [["i1", "i2"], ["i2", None, "i9"], [], None, ["i1"]]
-    frame = pd.DataFrame(
-        {"user": ["u1", "u2", "u1", "u1", None], "clicks": clicks, "item": ["i2", "i2", "i1", "i1", None]}
-    )
-    found = find_overlaps([("user", users), ("clicks", items)], frame, lists=["clicks"])
-    assert found == [Overlap("user", "clicks", "likes", "v1", 2 / 4)]  # u1 with i1, i2; u2 with i2, i9
-    meta = {"edge_sketches": [near]}
-    items = EmbeddingTable.from_arrays(["i1"], np.eye(1, dtype=np.float32), entity="item", version="v1", meta=meta)
-    assert find_overlaps([("clicks", items), ("item", items)], frame, lists=["clicks"]) == [
-        Overlap("clicks", "item", "near", "v1", 1 / 4),
-        Overlap("item", "clicks", "near", "v1", 0.0),
-    ]
-    both = pd.DataFrame({"a": [["i1", "i3"]], "b": [["i2", "i4", "i2"]]})
-    found = find_overlaps([("a", items), ("b", items)], both, lists=["a", "b"])
-    assert [overlap.share for overlap in found] == [2 / 6, 0.0]
-
-
-def test_of_too_many_pairs_the_same_sample_is_compared_each_time(monkeypatch):
-    import recokit.overlap
-
-    users = np.arange(1000)
-    seen = {"relation": "likes", "source": "user", "target": "item", **edge_sketch(users[::2], users[::2])}
-    table = EmbeddingTable.from_arrays(
-        users, np.ones((1000, 1), np.float32), entity="user", version="v1", meta={"edge_sketches": [seen]}
-    )
-    frame = pd.DataFrame({"user": users, "item": [[user] * 4 for user in users]})
-    features = [("user", table), ("item", None)]
-    assert find_overlaps(features, frame, lists=["item"])[0].share == 0.5
-    monkeypatch.setattr(recokit.overlap, "_MOST_PAIRS", 1600)
-    (first,), (second,) = (find_overlaps(features, frame, lists=["item"]) for _ in range(2))
-    assert first == second
-    assert first.share == pytest.approx(0.5, abs=0.1)  # 400 rows: four standard errors
-    assert first.share != 0.5
-    assert find_overlaps(features, frame.assign(item=users))[0].share == 0.5  # no lists, no sample
-    monkeypatch.setattr(recokit.overlap, "_MOST_PAIRS", 1)
-    one_row = pd.DataFrame({"user": [0], "item": [[0] * 3 + [1]]})
-    assert find_overlaps(features, one_row, lists=["item"])[0].share == 0.75
-
-
-def test_a_column_without_a_table_is_of_the_entity_type_that_it_is_called():
-    likes = {"relation": "likes", "source": "user", "target": "item", **edge_sketch(["u1", "u2"], ["i1", "i1"])}
-    users, _ = tables([likes])
-    frame = pd.DataFrame({"user": ["u1", "u2"], "item": ["i1", "i2"], "shown": ["i1", "i1"]})
-    assert find_overlaps([("user", users), ("item", None), ("shown", None)], frame) == [
-        Overlap("user", "item", "likes", "v1", 0.5)
-    ]
-
-
 def test_refusals():
     with pytest.raises(DataError, match="2 sources and 1 targets"):
         edge_sketch([1, 2], [1])
