@@ -23,7 +23,6 @@ from pretrain.config import Sides, check_choice
 from pretrain.graph import Graph
 from pretrain.model import Model
 from recokit.errors import ConfigError, DataError, closest
-from recokit.table.lookup import IdIndex
 
 Unseen = Literal["keep", "drop"]
 _TIE = 1e-6  # scores closer than this, relative to the vectors' norms, are equal: products round differently by row
@@ -149,17 +148,23 @@ def _rows(model: Model, graph: Graph, relation: str) -> NDArray[np.int64]:
     ends, edges = model.relation(relation), graph.edges.get(relation)
     if edges is None:
         return np.empty((2, 0), np.int64)
-    columns = []
-    for entity, rows in ((ends.source, edges.sources), (ends.target, edges.targets)):
-        ids = graph.entities[entity]
-        if ids is not model.entities[entity] and not ids.equals(model.entities[entity]):
-            rows = IdIndex.build(model.entities[entity]).rows(ids)[rows]  # noqa: PLW2901
-            if (rows < 0).any():
-                raise DataError(
-                    f"evaluate: {int((rows < 0).sum())} ends of {relation!r} are no {entity!r} of the model"
-                )
-        columns.append(rows)
-    return np.stack(columns)
+    return np.stack(
+        [
+            _joined(model, graph, entity, rows, relation)
+            for entity, rows in ((ends.source, edges.sources), (ends.target, edges.targets))
+        ]
+    )
+
+
+def _joined(model: Model, graph: Graph, entity: str, rows: NDArray[np.int64], relation: str) -> NDArray[np.int64]:
+    """Turn a graph's rows (E,) of an entity type into the model's, by id."""
+    ids = graph.entities[entity]
+    if ids is model.entities[entity] or ids.equals(model.entities[entity]):
+        return rows
+    joined = model.rows(entity, ids)[rows]
+    if (joined < 0).any():
+        raise DataError(f"evaluate: {int((joined < 0).sum())} ends of {relation!r} are no {entity!r} of the model")
+    return joined
 
 
 def _seen(model: Model, relation: str, questions: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -180,17 +185,16 @@ def _ranks(
     chunk = max(1, _CHUNK_SCORES // max(1, len(candidates)))
     parts = []
     for start in range(0, questions.shape[1], chunk):
-        asked, true = questions[:, start : start + chunk]
+        asked, true = np.ascontiguousarray(questions[:, start : start + chunk])
         lengths = first[asked + 1] - first[asked]
         which = np.repeat(np.arange(len(asked)), lengths)
         offset = np.arange(len(which)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         others = answers[1][np.repeat(first[asked], lengths) + offset]
-        block = COMPARATORS[model.config.comparator].block(anchors[torch.from_numpy(asked.copy())], candidates)
-        norms = anchors[torch.from_numpy(asked.copy())].norm(dim=1) * candidates[torch.from_numpy(true.copy())].norm(
-            dim=1
-        )
+        queries, own = anchors[torch.from_numpy(asked)], candidates[torch.from_numpy(true)]
+        block = COMPARATORS[model.config.comparator].block(queries, candidates)
         known = torch.from_numpy(np.stack([which, others]))
-        parts.append(_chunk_ranks(block, torch.from_numpy(true.copy()), known, _TIE * norms))
+        near = _TIE * queries.norm(dim=1) * own.norm(dim=1)
+        parts.append(_chunk_ranks(block, torch.from_numpy(true), known, near))
     return np.concatenate(parts) if parts else np.empty(0)
 
 

@@ -76,6 +76,10 @@ class Model:
     def _index(self) -> dict[str, IdIndex]:
         return {entity: IdIndex.build(ids) for entity, ids in self.entities.items()}
 
+    def rows(self, entity: str, ids: Ids, what: str = "ids") -> NDArray[np.int64]:
+        """Return the row (B,) of each id of an entity type, -1 where the model has none."""
+        return self._index[entity].rows(id_array(ids, what))
+
     def operator_name(self, relation: str) -> str:
         """Return the operator that a relation uses."""
         return self.relations[relation].operator or self.config.operator
@@ -96,7 +100,7 @@ class Model:
         if len(sources) != len(targets):
             raise DataError(f"score: {len(sources)} sources and {len(targets)} targets do not make pairs")
         rows = [
-            torch.from_numpy(self._index[entity].rows(id_array(ids, what)))
+            torch.from_numpy(self.rows(entity, ids, what))
             for entity, ids, what in ((ends.source, sources, "sources"), (ends.target, targets, "targets"))
         ]
         left, right = self.prepared(relation, rows[0].clamp_min(0), rows[1].clamp_min(0))
