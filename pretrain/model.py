@@ -33,8 +33,8 @@ from recokit.table.folder import (
     write_npy,
     write_parquet,
 )
-from recokit.table.ids import Ids, id_array
-from recokit.table.lookup import IdIndex
+from recokit.table.id_column import IdColumn
+from recokit.table.ids import Ids
 
 _FORMAT = "model/1"
 
@@ -73,12 +73,12 @@ class Model:
         return f"Model({entities}; relations: {relations}; dim {self.config.dim}, {len(self.epochs)} epochs)"
 
     @functools.cached_property
-    def _index(self) -> dict[str, IdIndex]:
-        return {entity: IdIndex.build(ids) for entity, ids in self.entities.items()}
+    def _columns(self) -> dict[str, IdColumn]:
+        return {entity: IdColumn.of(ids) for entity, ids in self.entities.items()}
 
     def rows(self, entity: str, ids: Ids, what: str = "ids") -> NDArray[np.int64]:
         """Return the row (B,) of each id of an entity type, -1 where the model has none."""
-        return self._index[entity].rows(id_array(ids, what))
+        return self._columns[entity].rows(ids, what)
 
     def operator_name(self, relation: str) -> str:
         """Return the operator that a relation uses."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pretrain.config import Relation
 from pretrain.edges import Edges
 from recokit.errors import ConfigError, DataError, closest
-from recokit.table.lookup import IdIndex
+from recokit.table.id_column import IdColumn
 
 Columns = Mapping[str, str]  # a role, such as "source", to the name of its column
 _ROLES = ("source", "target", "weight", "time")
@@ -128,11 +128,11 @@ class Reader:
             entity: self._selected_ids(entity, by_name, min_count.get(entity, 1))
             for entity in dict.fromkeys(e for r in relations for e in (r.source, r.target))
         }
-        index = {entity: IdIndex.build(ids) for entity, ids in entities.items()}
+        columns = {entity: IdColumn.of(ids) for entity, ids in entities.items()}
         edges, rows = {}, []
         for name, relation in by_name.items():
             with _readable(f"relation {name!r} ({self._sources[name]})"):
-                edges[name], counts = self._mapped(name, index[relation.source], index[relation.target])
+                edges[name], counts = self._mapped(name, columns[relation.source], columns[relation.target])
             rows.append({"relation": name, **counts, "edges": len(edges[name])})
             if not len(edges[name]):
                 raise DataError(
@@ -188,7 +188,7 @@ class Reader:
             ids = self._db.sql(query).to_arrow_table().column("id").combine_chunks()
         return ids if pa.types.is_integer(ids.type) else ids.cast(pa.large_string())
 
-    def _mapped(self, name: str, sources: IdIndex, targets: IdIndex) -> tuple[Edges, dict[str, int]]:
+    def _mapped(self, name: str, sources: IdColumn, targets: IdColumn) -> tuple[Edges, dict[str, int]]:
         """Stream a relation's edges and turn its ids into rows; count what is dropped."""
         view, has = self._views[name], self._has[name]
         read, null = self._db.sql(
@@ -199,7 +199,7 @@ class Reader:
         parts: dict[str, list[NDArray[Any]]] = {role: [] for role in roles}
         num_bad = dict.fromkeys(roles, 0)
         for batch in self._db.sql(query).to_arrow_reader(1 << 18):
-            rows = {"source": sources.rows(_ids(batch["source"])), "target": targets.rows(_ids(batch["target"]))}
+            rows = {"source": sources.rows(batch["source"]), "target": targets.rows(batch["target"])}
             keep = (rows["source"] >= 0) & (rows["target"] >= 0)
             for role in roles:
                 column = rows[role] if role in rows else batch[role].to_numpy(zero_copy_only=False)
@@ -285,10 +285,6 @@ def _num_bad(role: str, column: pa.Array) -> int:
         return int(np.count_nonzero(lost) or column.null_count)
     weights = column.to_numpy(zero_copy_only=False)
     return int(np.count_nonzero(~((weights >= 0) & (weights <= _LARGEST))))
-
-
-def _ids(column: pa.Array) -> pa.Array:
-    return column if pa.types.is_integer(column.type) else column.cast(pa.large_string())
 
 
 def _quoted(column: str) -> str:

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 
 from recokit.errors import DataError, closest
 from recokit.table import Ids
-from recokit.table.ids import id_array, id_type_of
-from recokit.table.lookup import IdIndex
+from recokit.table.id_column import IdColumn
+from recokit.table.ids import id_array
 
 
 class Vocabulary:
@@ -45,7 +45,7 @@ class Vocabulary:
         self.values = id_array(values, what)
         if self.values.null_count:
             raise DataError(f"{what} has {self.values.null_count} missing values")
-        self._index = IdIndex.build(self.values, what)
+        self._column = IdColumn.of(self.values, what)
 
     @classmethod
     def most_frequent(cls, values: pa.Array, size: int) -> "Vocabulary":
@@ -60,11 +60,7 @@ class Vocabulary:
 
     def codes(self, values: pa.Array) -> NDArray[np.int64]:
         """Return the code of each value, 0 where it is unknown or missing."""
-        if values.null_count == len(values):
-            return np.zeros(len(values), dtype=np.int64)
-        if values.type != self.values.type:
-            raise DataError(f"the known values are {id_type_of(self.values)}, got {id_type_of(values)}")
-        return self._index.rows(values) + 1
+        return self._column.rows(values, "values") + 1
 
 
 @contextmanager

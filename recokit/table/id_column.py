@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from recokit.errors import DataError, FormatError
 from recokit.table.folder import FileEntry, load_npy, write_npy, write_parquet
-from recokit.table.ids import Ids, IdType, arrow_of, id_array, id_type_of, refuse_nulls
+from recokit.table.ids import Ids, IdType, arrow_of, id_array, id_type_of, ids_of_type, refuse_nulls
 from recokit.table.lookup import LAYOUT, IdIndex
 
 _IDS = "ids.parquet"
@@ -101,12 +101,8 @@ class IdColumn:
             distinct = np.append(self.rows(arrow.dictionary, what), np.int64(-1))
             positions: NDArray[np.int64] = arrow.indices.cast(pa.int64()).fill_null(-1).to_numpy()
             return distinct[positions]
-        asked = id_array(arrow, what)
-        if asked.null_count == len(asked):
-            return np.full(len(asked), -1, np.int64)
-        if id_type_of(asked) != self.type:
-            raise DataError(f"{what}: got {id_type_of(asked)} ids, expected {self.type}")
-        return self.index.rows(asked)
+        asked = ids_of_type(arrow, self.type, what)
+        return np.full(len(arrow), -1, np.int64) if asked is None else self.index.find(asked)
 
     def ids_at(self, rows: NDArray[Any], what: str = "ids") -> pa.Array:
         """Return the ids of rows (B,); a negative row gives null."""

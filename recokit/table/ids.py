@@ -1,6 +1,6 @@
 """Ids: int64 or strings, however they are held, as one Arrow array."""
 
-__all__ = ["IdType", "Ids", "arrow_of", "id_array", "id_type_of", "refuse_nulls"]
+__all__ = ["IdType", "Ids", "arrow_of", "id_array", "id_type_of", "ids_of_type", "refuse_nulls"]
 
 import math
 from collections.abc import Mapping, Sequence
@@ -64,6 +64,16 @@ def arrow_of(ids: Ids, what: str = "ids") -> pa.Array | pa.ChunkedArray:
 def id_type_of(array: pa.Array) -> IdType:
     """Name the type of what ``id_array`` returned."""
     return "int64" if pa.types.is_int64(array.type) else "string"
+
+
+def ids_of_type(ids: Ids, id_type: IdType, what: str = "ids") -> pa.Array | None:
+    """Return ids to look up as one array of ``id_type``, or None where all are null; the other type is a DataError."""
+    array = id_array(ids, what)
+    if array.null_count == len(array):
+        return None
+    if id_type_of(array) != id_type:
+        raise DataError(f"{what}: got {id_type_of(array)} ids, expected {id_type}")
+    return array
 
 
 def refuse_nulls(array: pa.Array, what: str) -> None:

@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recokit.errors import DataError, FormatError
-from recokit.table.ids import id_array, id_type_of
+from recokit.table.ids import ids_of_type
 
 Rows: TypeAlias = NDArray[np.int64]
 Words: TypeAlias = NDArray[np.uint64]
@@ -105,12 +105,11 @@ class IdIndex:
         Raises:
             DataError: The ids are of the other type.
         """
-        ids = id_array(ids)
-        if ids.null_count == len(ids):
-            return np.full(len(ids), -1, np.int64)
-        expected = "int64" if self.strings is None else "string"
-        if id_type_of(ids) != expected:
-            raise DataError(f"ids: got {id_type_of(ids)} ids, expected {expected}")
+        asked = ids_of_type(ids, "int64" if self.strings is None else "string")
+        return np.full(len(ids), -1, np.int64) if asked is None else self.find(asked)
+
+    def find(self, ids: pa.Array) -> Rows:
+        """Do what ``rows`` does with ids that are known to be of the right type, not all null."""
         rows = self._rows_of_integers(ids) if self.strings is None else self._rows_of_strings(self.strings, ids)
         if ids.null_count:
             rows[ids.is_null().to_numpy(zero_copy_only=False)] = -1
