@@ -8,7 +8,8 @@ __all__ = ["Settings", "load_settings"]
 import dataclasses
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 from pretrain.config import Relation, TrainConfig
 from pretrain.graph import Graph
 from recokit.errors import ConfigError, RecokitError, closest
-from recokit.table.folder import check_name
+from recokit.table.folder import check_name, local_path
+from recokit.table.version import check_table_name
 
 _TOP = ("version", "output", "relation", "entity", "train", "split")
 _RELATION = (*(field.name for field in dataclasses.fields(Relation)), "path", "columns")
@@ -98,11 +100,9 @@ class _Reading:
         for key, kinds in _SPLIT.items():
             if key in split and (isinstance(split[key], bool) or not isinstance(split[key], kinds)):
                 raise self._error("split", key, f"{key} is {split[key]!r}, expected {_SAID[key]}")
-        if "://" in self._text(content, "output"):
-            raise self._error("", "output", f"output is {content['output']!r}: a store is a local folder")
         return Settings(
-            version=self._text(content, "version"),
-            output=self.path.parent / self._text(content, "output"),
+            version=content["version"],
+            output=self.path.parent / content["output"],
             relations=tuple(relations),
             paths=paths,
             columns=columns,
@@ -112,28 +112,32 @@ class _Reading:
         )
 
     def _check_names(self, content: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        """Refuse now what could not be a folder's name after the training: the version and the entity types."""
-        for key, number, table, section in (
-            ("version", None, content, ""),
-            *((end, number, row, "relation") for number, row in enumerate(rows) for end in ("source", "target")),
-        ):
-            name = self._text(table, key, section, number)
-            try:
-                check_name(name, key)
-            except RecokitError as error:
-                raise self._error(section, key, str(error), number) from error
-            if section and name in ("relations", "state"):
-                raise self._error(section, key, f"{key} is {name!r}, which is a folder of every version", number)
+        """Refuse now what could not be a folder after the training: the version, the store, the entity types."""
+        with self._at("", "version"):
+            check_name(self._text(content, "version"), "version")
+        with self._at("", "output"):
+            local_path(self._text(content, "output"))
+        for number, row in enumerate(rows):
+            for end in ("source", "target"):
+                with self._at("relation", end, number):
+                    check_table_name(row[end], end)
+
+    @contextmanager
+    def _at(self, section: str, key: str | Mapping[str, Any], number: int | None = None) -> Iterator[None]:
+        """Say where it stands when something inside refuses a key, or one of a table's keys that its message names."""
+        try:
+            yield
+        except RecokitError as error:
+            named = key if isinstance(key, str) else self._named_key(str(error), key)
+            raise self._error(section, named, str(error), number) from error
 
     def _relation(self, row: dict[str, Any], number: int) -> Relation:
         self._check_keys(row, _RELATION, "relation", number)
         for key in ("name", "source", "target", "path"):
             self._text(row, key, "relation", number)
         fields = {key: value for key, value in row.items() if key not in ("path", "columns")}
-        try:
+        with self._at("relation", fields, number):
             return Relation(**fields)
-        except RecokitError as error:
-            raise self._error("relation", self._named_key(str(error), fields), str(error), number) from error
 
     def _columns(self, row: dict[str, Any], number: int) -> dict[str, str]:
         columns = row.get("columns", {})
@@ -143,10 +147,8 @@ class _Reading:
 
     def _train(self, content: dict[str, Any]) -> TrainConfig:
         table = self._table(content, "train", [field.name for field in dataclasses.fields(TrainConfig)])
-        try:
+        with self._at("train", table):
             return TrainConfig(**table)
-        except RecokitError as error:
-            raise self._error("train", self._named_key(str(error), table), str(error)) from error
 
     def _min_counts(self, entities: Any) -> dict[str, int]:
         counts = {}

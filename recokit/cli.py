@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from recokit.table import EmbeddingTable, RelationParameters, Version
 
-_TOLERATED = 0.01  # share of held-out pairs that the version was trained on
-
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 
@@ -179,7 +177,7 @@ def evaluate(
     from recokit.floors import EASE, ItemKNN, Popularity
     from recokit.frame import read_frame
     from recokit.index import ExactIndex
-    from recokit.overlap import find_overlaps
+    from recokit.overlap import TOLERATED, find_overlaps
     from recokit.table import open_version
 
     opened = open_version(path)
@@ -223,7 +221,7 @@ def evaluate(
         for name, floor in fitted:
             lists = floor.recommend(asked, k=cuts[-1], exclude=excluded)
             report |= evaluate_candidates(lists, relevant, k=tuple(cuts), name=name, catalog=items, protocol=protocol)
-    if shares and shares[0] > _TOLERATED:
+    if shares and shares[0] > TOLERATED:
         Console(stderr=True).print(f"[yellow]careful[/]: {protocol['trained_on']}; these figures say little")
     if output is not None:
         report.save(output)

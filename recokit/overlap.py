@@ -17,7 +17,7 @@ through FNV-1a and then splitmix64, an edge is splitmix64(hash(source) + 0x9E377
 Shapes: N edges or pairs, K the size of a sketch.
 """
 
-__all__ = ["LeakWarning", "Overlap", "edge_sketch", "estimate_overlap", "find_overlaps", "merge_sketches"]
+__all__ = ["TOLERATED", "LeakWarning", "Overlap", "edge_sketch", "estimate_overlap", "find_overlaps", "merge_sketches"]
 
 import base64
 import math
@@ -35,6 +35,8 @@ from recokit.errors import ConfigError, DataError, FormatError
 from recokit.feature_columns import column_of
 from recokit.table import EmbeddingTable, Ids
 from recokit.table.ids import arrow_of, id_array
+
+TOLERATED = 0.01  # share of rows that may be training edges before somebody should be told
 
 _FORMAT = "edge-sketch/1"
 _CHUNK = 1 << 16  # edges hashed at a time: half a MiB an array, which stays in the cache

@@ -10,6 +10,7 @@ import pandas as pd
 
 from recokit.errors import DataError
 from recokit.evaluate.measured import Measured, measure, said_of_intervals
+from recokit.frame import drop_seen
 from recokit.metrics import (
     Rankings,
     average_precision_at_k,
@@ -60,16 +61,16 @@ def evaluate_candidates(
         data: Hashes of the data, for the provenance.
     """
     cutoffs = _cutoffs(k)
+    items = None if catalog is None else catalog_ids(catalog)
     lists, filtered = _without(candidates, seen)
     rankings = Rankings.from_candidates(lists, relevant)
     measured = _measure(rankings, cutoffs, bootstrap)
-    said = {**_protocol(rankings, filtered, bootstrap), **_outside(relevant, catalog), **(protocol or {})}
+    said = {**_protocol(rankings, filtered, bootstrap), **_outside(relevant, items), **(protocol or {})}
     results = measured.results(name, protocol=said, seed=seed)
-    if catalog is not None:
-        size = len(catalog_ids(catalog))
+    if items is not None:
         for cutoff in cutoffs:
-            share = catalog_coverage(lists, catalog, k=cutoff)
-            results.append(Result(name, f"catalog_coverage@{cutoff}", share, n=size, seed=seed, protocol=said))
+            share = catalog_coverage(lists, items, k=cutoff)
+            results.append(Result(name, f"catalog_coverage@{cutoff}", share, n=len(items), seed=seed, protocol=said))
     return Report(results, gather_provenance(data))
 
 
@@ -133,16 +134,12 @@ def _without(candidates: pd.DataFrame, seen: pd.DataFrame | None) -> tuple[pd.Da
     """Leave the seen pairs out of the lists, and say so."""
     if seen is None:
         return candidates, "none"
-    listed, pairs = as_pairs(candidates, "candidates"), as_pairs(seen, "seen")
-    for column in ("query", "candidate"):
+    pair = ("query", "candidate")
+    listed, pairs = as_pairs(candidates, "candidates", pair), as_pairs(seen, "seen", pair)
+    for column in pair:
         same_ids(listed[column], pairs[column], ("candidates", "seen"))
-    query, queries = pd.factorize(listed["query"])
-    candidate, items = pd.factorize(listed["candidate"])
-    seen_query = pd.Index(queries).get_indexer(pd.Index(pairs["query"]))
-    seen_candidate = pd.Index(items).get_indexer(pd.Index(pairs["candidate"]))
-    both = (seen_query >= 0) & (seen_candidate >= 0)
-    drop = np.isin(query * len(items) + candidate, (seen_query * len(items) + seen_candidate)[both])
-    return candidates[~drop], f"seen pairs left out of the lists ({int(drop.sum())} of {len(drop)} rows)"
+    lists, num_dropped = drop_seen(candidates, pairs, on=pair)
+    return lists, f"seen pairs left out of the lists ({num_dropped} of {len(candidates)} rows)"
 
 
 def _protocol(rankings: Rankings, filtered: str, samples: int) -> dict[str, Any]:
@@ -158,12 +155,11 @@ def _protocol(rankings: Rankings, filtered: str, samples: int) -> dict[str, Any]
     }
 
 
-def _outside(relevant: pd.DataFrame, catalog: "Catalog | None") -> dict[str, Any]:
+def _outside(relevant: pd.DataFrame, items: pd.Index | None) -> dict[str, Any]:
     """Count the relevant pairs that no list can hold: misses for everybody."""
-    if catalog is None:
+    if items is None:
         return {}
     pairs = relevant[["query", "candidate"]].drop_duplicates()
-    items = catalog_ids(catalog)
     same_ids(pairs["candidate"], pd.Series(items), ("relevant", "the catalog"))
     outside = items.get_indexer(pd.Index(pairs["candidate"])) < 0
     return {"relevant_outside_catalog": f"{int(outside.sum())} of {len(pairs)} pairs"}

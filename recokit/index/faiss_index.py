@@ -118,9 +118,14 @@ class FaissIndex:
         if kind == "flat":
             lift = Lift(table, lift.bound, appended=False)
         threads = threads or available_cpus()
+        groups = Groups.of(table) if kind == "hnsw" else None
         with _threads(1 if deterministic and kind == "hnsw" else threads):
-            index = _BUILDERS[kind](lift, settings, seed)
-        groups = Groups.of(table) if index.ntotal < table.count else None
+            if groups is not None:
+                index = _build_graph(lift, groups, settings, seed)
+            else:
+                index = _build_flat(lift) if kind == "flat" else _build_lists(lift, settings, seed)
+        if groups is not None and groups.count == table.count:  # no copies: what the graph finds is the row itself
+            groups = None
         return cls(table, index, lift, groups, kind=kind, settings=settings, seed=seed, threads=threads)
 
     def search(self, vectors: NDArray[Any], k: int) -> tuple[Rows, Scores]:
@@ -211,28 +216,25 @@ def _build_lists(lift: Lift, settings: dict[str, int], seed: int) -> Any:
     return index
 
 
-def _build_graph(lift: Lift, settings: dict[str, int], seed: int) -> Any:
+def _build_graph(lift: Lift, groups: Groups, settings: dict[str, int], seed: int) -> Any:
     faiss = _faiss()
     graph = faiss.IndexHNSWFlat(lift.dim, settings["m"])
     graph.hnsw.efConstruction = settings["ef_construction"]
     graph.hnsw.rng = faiss.RandomGenerator(seed)
     index = faiss.IndexIDMap(graph)
-    order = Groups.of(lift.table).firsts_of(lift.by_norm())
+    order = groups.firsts_of(lift.by_norm())
     for rows in np.array_split(order, min(_GRAPH_BATCHES, len(order))):
         index.add_with_ids(lift.rows(rows), rows)
     return index
 
 
-def _build_flat(lift: Lift, settings: dict[str, int], seed: int) -> Any:
+def _build_flat(lift: Lift) -> Any:
     faiss = _faiss()
     product = lift.table.comparator in ("dot", "cos")
     index = faiss.IndexFlatIP(lift.dim) if product else faiss.IndexFlatL2(lift.dim)
     for part in blocks(lift.table.count):
         index.add(lift.rows(part))
     return index
-
-
-_BUILDERS = {"ivf_flat": _build_lists, "hnsw": _build_graph, "flat": _build_flat}
 
 
 @contextmanager

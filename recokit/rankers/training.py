@@ -26,10 +26,9 @@ from torch import Tensor
 
 from recokit.errors import ConfigError, DataError
 from recokit.features import Batch, FeatureSpec, take
-from recokit.overlap import LeakWarning, find_overlaps
+from recokit.overlap import TOLERATED, LeakWarning, find_overlaps
 from recokit.rankers.base import Ranker, to_tensors
 
-_TOLERATED_OVERLAP = 0.01
 _Arrays: TypeAlias = Batch[NDArray[Any]]
 
 
@@ -251,7 +250,7 @@ def _warn_of_leaks(features: FeatureSpec, rows: pd.DataFrame, what: str) -> None
     # that the network may know too, not what the label is about.
     tables = [(feature.column, feature.table) for feature in features.pretrained]
     for overlap in find_overlaps(tables, rows):
-        if overlap.share > _TOLERATED_OVERLAP:
+        if overlap.share > TOLERATED:
             warnings.warn(
                 f"{what} rows leak through frozen vectors: {overlap}. Train the vectors on other rows than the ranker, "
                 "earlier ones or a disjoint split; test on rows that neither has seen",

@@ -7,7 +7,16 @@
 A version appears by one rename and is never changed.
 """
 
-__all__ = ["MANIFEST", "TableEntry", "TableLike", "Version", "created_of", "open_version", "write_version"]
+__all__ = [
+    "MANIFEST",
+    "TableEntry",
+    "TableLike",
+    "Version",
+    "check_table_name",
+    "created_of",
+    "open_version",
+    "write_version",
+]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -207,11 +216,19 @@ def write_version(
     return open_version(target)
 
 
+def check_table_name(name: str, what: str = "a table's name") -> str:
+    """Return ``name`` if a version can hold a table under it: a folder's name that it does not keep for itself."""
+    if check_name(name, what) in ("relations", "state", MANIFEST):
+        raise ConfigError(
+            f"{what} is {name!r}, which is a folder of every version or its manifest: a table cannot be called {name!r}"
+        )
+    return name
+
+
 def _check_tables(version: str, tables: Mapping[str, TableLike], networks: Mapping[str, str]) -> None:
     check_name(version, "the version's name")
     for name, table in tables.items():
-        if check_name(name, "a table's name") in ("relations", "state", MANIFEST):
-            raise ConfigError(f"a table cannot be called {name!r}: the version keeps something else there")
+        check_table_name(name)
         if table.version != version:
             raise VersionError(f"table {name!r} is of version {table.version!r}, expected {version!r}")
     for name in networks:
