@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from pretrain.evaluate import Evaluation
 from pretrain.evaluate import evaluate as evaluate_model
@@ -19,8 +18,9 @@ from pretrain.graph import Graph
 from pretrain.progress import training_progress
 from pretrain.settings import load_settings
 from pretrain.train import train
-from recokit.cli import JsonFlag
+from recokit.cli import JsonFlag, text_table
 from recokit.errors import DataError, VersionError
+from recokit.table.folder import new_folder
 
 
 def pretrain(
@@ -54,8 +54,9 @@ def pretrain(
         f"trained {settings.train.epochs} epochs in {seconds:.1f} s, last loss {model.epochs[-1]['loss']:.4f}"
     )
     if save_split is not None and held_out is not None:
-        _write_edges(held_out, save_split / "held_out")
-        _write_edges(known, save_split / "known")
+        with new_folder(save_split) as folder:
+            _write_edges(held_out, folder / "held_out")
+            _write_edges(known, folder / "known")
     if save_model is not None:
         model.save(save_model)
     version = export(model, target)
@@ -70,7 +71,7 @@ def pretrain(
 
 
 def _write_edges(graph: Graph, folder: Path) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir()
     for name in graph.relations:
         pairs = graph.pairs(name).rename(columns={"query": "source", "candidate": "target"})
         pairs.to_parquet(folder / f"{name}.parquet", index=False)
@@ -88,22 +89,17 @@ def _document(graph: Graph, path: Path, seconds: float, epochs: Any, evaluation:
 
 
 def _summary(graph: Graph) -> Table:
-    table = Table(title="edges read", title_justify="left")
-    table.add_column("relation")
-    for column in ("read", "without an end", "below min_count", "edges"):
-        table.add_column(column, justify="right")
-    for row in graph.summary.rows:
-        table.add_row(Text(row["relation"]), *(f"{row[key]:,}" for key in ("read", "null", "below_min_count", "edges")))
-    return table
+    rows = [
+        [row["relation"], *(f"{row[key]:,}" for key in ("read", "null", "below_min_count", "edges"))]
+        for row in graph.summary.rows
+    ]
+    return text_table("edges read", ("relation", "read", "without an end", "below min_count", "edges"), rows)
 
 
 def _evaluation_table(evaluation: Evaluation) -> Table:
     frame = evaluation.to_frame()
-    table = Table(title="held-out edges, filtered rank among all entities", title_justify="left")
-    table.add_column("relation")
-    for column in frame.columns:
-        table.add_column(column, justify="right")
-    for relation, row in frame.iterrows():
-        values = [f"{value:,.0f}" if name == "questions" else f"{value:.4f}" for name, value in row.items()]
-        table.add_row(Text(str(relation)), *values)
-    return table
+    rows = [
+        [str(relation), *(f"{v:,.0f}" if name == "questions" else f"{v:.4f}" for name, v in row.items())]
+        for relation, row in frame.iterrows()
+    ]
+    return text_table("held-out edges, filtered rank among all entities", ("relation", *frame.columns), rows)

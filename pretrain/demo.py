@@ -15,16 +15,15 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from pretrain.experiments import MADE, Ranking, Retrieval, Workshop
 from pretrain.graph import Graph
 from pretrain.movielens import MovieData, load_movielens
 from pretrain.planted import planted_movies
 from pretrain.progress import training_progress
-from recokit.cli import JsonFlag
+from recokit.cli import JsonFlag, text_table
 from recokit.errors import RecokitError
-from recokit.report import Report
+from recokit.report import Report, markdown_table, write_text
 
 _RETRIEVAL = (
     "retrieval: each user's last 20 % of likes, among all movies",
@@ -38,6 +37,7 @@ _READING = (
     "A system's ± is the standard deviation over seeds. A difference stands with its 95 % interval from a paired "
     "bootstrap over users, the interval's ends averaged over seeds."
 )
+_EXAMPLE = ("user", "liked last", "recommended")
 _Rows = list[tuple[str, ...]]
 
 
@@ -64,13 +64,13 @@ def demo(
     figures = [(title, _figures(report.to_frame(), metrics)) for title, metrics in (_RETRIEVAL, _RANKING)]
     examples: _Rows = [(user, "\n".join(liked), "\n".join(found)) for user, liked, found in retrieval.examples()]
     report.save(output / "report.json")
-    (output / "report.md").write_text(_markdown(data, report, figures, examples), encoding="utf-8")
+    write_text(output / "report.md", _markdown(data, report, figures, examples))
     if as_json:
         typer.echo(report.to_json())
         return
     for title, rows in figures:
-        console.print(_table(title, rows))
-    console.print(_table("recommended", [("user", "liked last", "recommended"), *examples], lines=True))
+        console.print(text_table(title, rows[0], rows[1:]))
+    console.print(text_table("recommended", _EXAMPLE, examples, lines=True))
     folder = escape(str(output))
     console.print(f"[bold]written[/]  {folder}/report.md, {folder}/report.json, {folder}/embeddings, {folder}/rankers")
 
@@ -94,7 +94,7 @@ def _clear(output: Path) -> None:
 
 def _network(graph: Graph) -> Table:
     rows = [(name, r.source, r.target, f"{len(graph.edges[name]):,}") for name, r in graph.relations.items()]
-    return _table("the network", [("relation", "source", "target", "edges"), *rows])
+    return text_table("the network", ("relation", "source", "target", "edges"), rows)
 
 
 def _figures(results: pd.DataFrame, metrics: tuple[str, ...]) -> _Rows:
@@ -119,27 +119,12 @@ def _figures(results: pd.DataFrame, metrics: tuple[str, ...]) -> _Rows:
     return out
 
 
-def _table(title: str, rows: _Rows, *, lines: bool = False) -> Table:
-    table = Table(title=title, title_justify="left", show_lines=lines)
-    for place, column in enumerate(rows[0]):
-        numeric = place > 0 and rows[-1][place][-1:] in tuple("0123456789]")
-        table.add_column(column, justify="right" if numeric else "left")
-    for row in rows[1:]:
-        table.add_row(*map(Text, row))
-    return table
-
-
 def _markdown(data: MovieData, report: Report, figures: list[tuple[str, _Rows]], examples: _Rows) -> str:
     """The page for people: the figures, some recommendations, then every result with its protocol."""
     parts = ["# recokit demo", f"Data: {data.source}.", _READING]
     for title, rows in figures:
-        parts += [f"## {title[0].upper()}{title[1:]}", _markdown_rows(rows)]
+        parts += [f"## {title[0].upper()}{title[1:]}", markdown_table(rows[0], rows[1:])]
     shown = [tuple(cell.replace("\n", "<br>") for cell in row) for row in examples]
-    parts += ["## Recommended", _markdown_rows([("user", "liked last", "recommended"), *shown])]
+    parts += ["## Recommended", markdown_table(_EXAMPLE, shown, numbers=False)]
     parts += ["## All results", report.to_markdown()]
     return "\n\n".join(parts)
-
-
-def _markdown_rows(rows: _Rows) -> str:
-    lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -82,12 +82,11 @@ class Retrieval:
             "likes alone": movie_graph(data, self.known, likes_only=True),
         }
         self.lists: dict[str, pd.DataFrame] = {}
-        self.version: Version | None = None
+        self.first: pd.DataFrame | None = None  # the lists of the first HIN
 
     def floors(self) -> Report:
         """Measure popularity, ItemKNN and EASE, and EASE with the history weighted as the network's likes are."""
-        history = self.known.rename(columns={"user": "source"}).assign(query=self.known["user"])
-        weighted = self.seen.assign(weight=recency_weights(history))
+        weighted = self.seen.assign(weight=recency_weights(self.known.rename(columns={"user": "source"})))
         floors: dict[str, Popularity | ItemKNN | EASE] = {
             "popularity": Popularity.fit(self.seen),
             "ItemKNN": ItemKNN.fit(self.seen, neighbors=100),
@@ -108,8 +107,8 @@ class Retrieval:
             lists, how = self._recommend(version)
             report |= self._measure(lists, name, seed, how)
             self.lists[name] = lists
-            if name == "HIN" and self.version is None:
-                self.version = version
+        if self.first is None:
+            self.first = self.lists["HIN"]
         for other in [name for name in self.lists if name != "HIN"]:
             report |= compare_candidates(
                 self.lists["HIN"], self.lists[other], self.relevant, k=K, names=("HIN", other), seed=seed,
@@ -135,7 +134,7 @@ class Retrieval:
     def examples(self, count: int = 3) -> Iterator[tuple[str, list[str], list[str]]]:
         """Yield a user, their last known likes, and what the first HIN version recommends."""
         titles = self.data.movies.set_index("movie")["title"]
-        lists, _ = self._recommend(self.version) if self.version else (self.lists["HIN"], "")
+        lists = self.lists["HIN"] if self.first is None else self.first
         for user in self.users.sample(count, random_state=0):
             liked = self.known[self.known["user"] == user].sort_values("time", kind="stable")["movie"].tail(5)
             found = lists[lists["query"] == user].head(5)["candidate"]

@@ -5,10 +5,12 @@ so that this package needs no trainer.  People get tables, machines get ``--json
 standard error and exit code 2.
 """
 
-__all__ = ["app", "emit", "main"]
+__all__ = ["app", "emit", "main", "text_table"]
 
 import json
+import re
 import sys
+from collections.abc import Iterable, Sequence
 from importlib.metadata import entry_points
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from recokit.table import EmbeddingTable, RelationParameters, Version
+
+_NUMBER = re.compile(r"[-+]?[\d.,]+( .*)?")  # with what stands behind it: ± 0.1, [0.2, 0.3]
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
@@ -59,6 +63,18 @@ def _add_registered(arguments: list[str]) -> None:
             if asked == point.name:
                 package = (error.name or str(error)).split(".")[0]
                 raise MissingDependencyError(package, extra="demo", needed_for=f"`recokit {point.name}`") from error
+
+
+def text_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, lines: bool = False) -> Table:
+    """Return a table of plain text for a terminal; columns of numbers stand to the right."""
+    rows = list(rows)
+    table = Table(title=Text(title), title_justify="left", show_lines=lines)
+    for column, cells in zip(head, zip(*rows, strict=True) if rows else [()] * len(head), strict=True):
+        numeric = all(_NUMBER.fullmatch(cell) for cell in cells)
+        table.add_column(Text(column), justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))  # ids and names are no markup
+    return table
 
 
 def emit(content: Any, as_json: bool, *tables: Table) -> None:
@@ -113,13 +129,13 @@ def inspect(
         checked = f", {sum(1 for file in path.rglob('*') if file.is_file())} files verified" if verify else ""
         created = f"{opened.created:%Y-%m-%d %H:%M} UTC"
         title = f"version {opened.name}, created {created}, from {opened.parent or 'scratch'}{checked}"
-        emit(card, as_json, _rows_table(title, tables), *([_rows_table("relations", relations)] if relations else []))
+        emit(card, as_json, _records(title, tables), *([_records("relations", relations)] if relations else []))
     elif (path / "table.json").is_file():
         row = _table_card(path.name, EmbeddingTable.load(path, verify=verify))
-        emit(row, as_json, _rows_table(str(path), [row]))
+        emit(row, as_json, _records(str(path), [row]))
     elif names := EmbeddingStore(path).versions():
         rows = [{"version": name, "tables": ", ".join(EmbeddingStore(path).open(name).tables)} for name in names]
-        emit(rows, as_json, _rows_table(f"store {path}, oldest first", rows))
+        emit(rows, as_json, _records(f"store {path}, oldest first", rows))
     else:
         raise FormatError(f"{path} holds no version.json, no table.json and no versions")
 
@@ -153,7 +169,7 @@ def neighbors(
     )
     rows = [{str(key): value for key, value in row.items()} for row in found.to_dict("records")]
     shown = [{**row, "score": f"{row['score']:.4f}"} for row in rows]
-    emit(rows, as_json, _rows_table(f"neighbors in {target.entity!r} of version {opened.name}", shown))
+    emit(rows, as_json, _records(f"neighbors in {target.entity!r} of version {opened.name}", shown))
 
 
 @app.command()
@@ -267,11 +283,6 @@ def _table_card(name: str, table: "EmbeddingTable") -> dict[str, Any]:
     }
 
 
-def _rows_table(title: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in rows[0] if rows else ():
-        numeric = all(isinstance(row[column], int | float) for row in rows)
-        table.add_column(str(column), justify="right" if numeric else "left")
-    for row in rows:
-        table.add_row(*(Text(f"{value:,}" if key == "count" else str(value)) for key, value in row.items()))
-    return table
+def _records(title: str, rows: list[dict[str, Any]]) -> Table:
+    shown = [[f"{value:,}" if key == "count" else str(value) for key, value in row.items()] for row in rows]
+    return text_table(title, list(rows[0]) if rows else [], shown)

@@ -10,7 +10,7 @@ does not have, is null there. In the views, results of one name, group and metri
 summarised as mean ± standard deviation (number of seeds); a single one stands as ``value [low, high]``.
 """
 
-__all__ = ["Report", "Result", "gather_provenance"]
+__all__ = ["Report", "Result", "gather_provenance", "markdown_table", "write_text"]
 
 import html
 import json
@@ -158,7 +158,7 @@ class Report:
 
         Names that share no metric, such as retrievers and rankers, stand in tables of their own.
         """
-        return "\n".join(map(_markdown_table, _families(self.results) or [[]]))
+        return "\n".join(map(_markdown_section, _families(self.results) or [[]]))
 
     def to_rich(self) -> "Table":
         """The same in one table for a terminal, upright where that is narrower: ``console.print(report)`` uses it."""
@@ -196,7 +196,7 @@ class Report:
             f"<style>{style}</style></head><body>\n<h1>Report of {html.escape(self.created)}</h1>\n{tables}"
             f"<h2>Provenance</h2>\n<pre>{source}</pre>\n</body></html>\n"
         )
-        return _write(Path(path), page)
+        return write_text(Path(path), page)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write ``.json``, ``.md`` or ``.html``, by the name; the file appears whole or not at all."""
@@ -205,7 +205,7 @@ class Report:
             return self.to_html(target)
         if target.suffix not in (".json", ".md"):
             raise ConfigError(f"a report is saved as .json, .md or .html, not as {target.name!r}")
-        return _write(target, self.to_json() if target.suffix == ".json" else self.to_markdown())
+        return write_text(target, self.to_json() if target.suffix == ".json" else self.to_markdown())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Report":
@@ -309,10 +309,15 @@ def _families(results: Sequence[Result]) -> list[list[Result]]:
     return [rows for _, rows in families]
 
 
-def _markdown_table(results: Sequence[Result]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True) -> str:
+    """Return a Markdown table: the first column to the left, the others, where they are numbers, to the right."""
+    lines = [header, ["---"] + ["---:" if numbers else "---"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _markdown_section(results: Sequence[Result]) -> str:
     header, rows = _pivot(results)
-    lines = [header, ["---"] * 1 + ["---:"] * (len(header) - 1), *rows]
-    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    table = markdown_table(header, rows)
     notes = "\n".join(f"- {note}" for note in _notes(results))
     return f"{table}\n\n{notes}\n" if notes else f"{table}\n"
 
@@ -414,8 +419,8 @@ def _html_table(results: Sequence[Result]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>\n<ul>{notes}</ul>\n"
 
 
-def _write(path: Path, text: str) -> Path:
-    """Write beside ``path``, then rename: readers see the old file or the new one."""
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file beside ``path``, then rename it: readers see the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
