@@ -4,16 +4,28 @@ The flow: a ``Graph`` from interaction logs, ``train`` it to a ``Model``, ``eval
 an embedding version that ``recokit`` reads.
 """
 
-__all__ = ["Evaluation", "Graph", "Model", "Relation", "TrainConfig", "evaluate", "export", "train"]
+__all__ = [
+    "Evaluation",
+    "Graph",
+    "Model",
+    "Relation",
+    "TrainConfig",
+    "evaluate",
+    "export",
+    "load_exported",
+    "train",
+    "train_networks",
+]
 
 from recokit.errors import MissingDependencyError
 
 try:
     from pretrain.config import Relation, TrainConfig
     from pretrain.evaluate import Evaluation, evaluate
-    from pretrain.export import export
+    from pretrain.export import export, load_exported
     from pretrain.graph import Graph
     from pretrain.model import Model
+    from pretrain.networks import train_networks
     from pretrain.train import train
 except ModuleNotFoundError as error:
     if error.name not in ("torch", "duckdb"):

@@ -2,8 +2,13 @@
 
 __all__ = ["pretrain"]
 
+import dataclasses
 import json
+import re
+import shutil
 import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,20 +16,26 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pretrain.checkpoint import remove_partial
+from pretrain.config import TrainConfig
 from pretrain.evaluate import Evaluation
 from pretrain.evaluate import evaluate as evaluate_model
-from pretrain.export import export
+from pretrain.export import export, load_exported
 from pretrain.graph import Graph
+from pretrain.model import Model
+from pretrain.networks import train_networks
 from pretrain.progress import training_progress
-from pretrain.settings import load_settings
-from pretrain.train import train
+from pretrain.settings import Settings, load_settings
 from recokit.cli import JsonFlag, text_table
 from recokit.errors import DataError, VersionError
+from recokit.table import open_version
 from recokit.table.folder import new_folder
 
 
 def pretrain(
     config: Annotated[Path, typer.Argument(help="A TOML file; examples/pretrain.toml shows what it says.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that was stopped.")] = False,
+    checkpoint_seconds: Annotated[float, typer.Option(help="Time between two checkpoints of the run.", min=0)] = 60.0,
     save_model: Annotated[Path | None, typer.Option(help="Keep the model folder too, for pretrain.Model.load.")] = None,
     save_split: Annotated[
         Path | None, typer.Option(help="Write the held-out and the known edges here, a Parquet file a relation.")
@@ -35,39 +46,152 @@ def pretrain(
     """Train embeddings of a network and export them as a version."""
     settings = load_settings(config)
     target = settings.output / settings.version
-    for path in (target, save_model, save_split):  # before the work, not after it
-        if path is not None and path.exists():
-            raise VersionError(f"{path} exists already, and a version is never changed: choose another name")
+    checkpoint = settings.output / f".{settings.version}.checkpoint"
+    written = [path for path in (target, save_model, save_split) if path is not None]
+    if resume:
+        _clear_up(checkpoint, *written)
+        if target.exists() and not checkpoint.exists():
+            typer.echo(f"{target} is there: nothing is left to go on with", err=True)
+            if as_json:
+                typer.echo(json.dumps({"version": str(target)}))
+            return
+    _check_paths(checkpoint, written, resume=resume)
     settings.output.mkdir(parents=True, exist_ok=True)  # what cannot be written should not be trained first
     console = Console(stderr=as_json, markup=False, highlight=False)
     graph = settings.graph()
     console.print(_summary(graph))
     console.print("entities: " + ", ".join(f"{len(ids):,} {name}" for name, ids in graph.entities.items()))
-    known, held_out = graph.split(**settings.split) if settings.split else (graph, None)
-    if held_out is not None and not any(map(len, held_out.edges.values())):
-        raise DataError(f"{config}: [split] {settings.split} holds out no edge")
+    known, held_out = _split(graph, settings.split, f"{config}: [split]")
+    trained, validation = _split(known, settings.validation, f"{config}: [validation]")
+    networks = settings.networks or {"": tuple(graph.relations)}
+    previous, parent = _previous(settings, networks)
     started = time.perf_counter()
     with training_progress(f"training {settings.version}", console) as callback:
-        model = train(known, settings.train, device=device, callback=callback)
+        models = train_networks(
+            trained,
+            networks,
+            _train_config(settings, graph),
+            device=device,
+            callback=lambda _, event: callback(event),
+            previous=previous,
+            validation=validation,
+            checkpoint=checkpoint,
+            checkpoint_seconds=checkpoint_seconds,
+            resume=resume,
+        )
     seconds = time.perf_counter() - started
-    console.print(
-        f"trained {settings.train.epochs} epochs in {seconds:.1f} s, last loss {model.epochs[-1]['loss']:.4f}"
-    )
+    for name, model in models.items():
+        console.print(_told(name, model))
+    console.print(f"trained in {seconds:.1f} s")
     if save_split is not None and held_out is not None:
-        with new_folder(save_split) as folder:
-            _write_edges(held_out, folder / "held_out")
-            _write_edges(known, folder / "known")
+        _write_once(save_split, lambda path: _write_split(known, held_out, path), console)
     if save_model is not None:
-        model.save(save_model)
-    version = export(model, target)
-    untrained = sum(int((degrees == 0).sum()) for degrees in model.degrees.values())
+        _write_once(save_model, lambda path: _save_models(models, path), console)
+    _write_once(target, lambda path: export(models.get("", models), path, parent=parent), console)
+    untrained = sum(int((degrees == 0).sum()) for model in models.values() for degrees in model.degrees.values())
     left_out = f"; {untrained:,} entities without a training edge are left out" if untrained else ""
-    console.print(f"exported {', '.join(version.tables)} to {target}{left_out}")
-    evaluation = None if held_out is None else evaluate_model(model, held_out, known=known, name=settings.version)
-    if evaluation is not None:
-        console.print(_evaluation_table(evaluation))
+    console.print(f"exported {', '.join(open_version(target).tables)} to {target}{left_out}")
+    evaluations = {}
+    for name, model in models.items():
+        asked = [r for r in model.relations if held_out is not None and len(held_out.edges[r])]
+        if held_out is not None and asked:
+            what = _named(settings.version, name)
+            evaluations[name] = evaluate_model(model, held_out, known=known, relations=asked, name=what)
+            console.print(_evaluation_table(evaluations[name], name))
     if as_json:
-        typer.echo(json.dumps(_document(graph, target, seconds, model.epochs, evaluation), indent=2, allow_nan=False))
+        document = _document(graph, target, seconds, models, evaluations)
+        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+    _remove(checkpoint)
+
+
+def _check_paths(checkpoint: Path, written: Iterable[Path], *, resume: bool) -> None:
+    """Refuse before the work what would be refused after it."""
+    if checkpoint.exists() and not resume:
+        raise VersionError(f"{checkpoint} holds a run that was stopped: go on with --resume, or remove the folder")
+    for path in written:
+        if path.exists() and not checkpoint.exists():
+            raise VersionError(f"{path} exists already, and a version is never changed: choose another name")
+
+
+def _clear_up(*written: Path) -> None:
+    """Remove what an earlier process was writing when it was stopped."""
+    for path in written:
+        remove_partial(path.parent, re.escape(path.name))
+
+
+def _write_once(path: Path, write: Callable[[Path], object], console: Console) -> None:
+    """Write a folder, unless the run had written it before it was stopped."""
+    if path.exists():
+        console.print(f"{path} is there already and stays as it is")
+    else:
+        write(path)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove the checkpoints at once: the half of them would be taken for a damaged run."""
+    going = checkpoint.with_name(f".partial-{checkpoint.name}-{uuid.uuid4().hex}")
+    checkpoint.rename(going)
+    shutil.rmtree(going, ignore_errors=True)
+
+
+def _train_config(settings: Settings, graph: Graph) -> TrainConfig:
+    """Return the settings of the run, with the penalty of each entity type where some have their own."""
+    config = settings.train
+    if not settings.alpha:
+        return config
+    rest = config.alpha if isinstance(config.alpha, Mapping) else dict.fromkeys(graph.entities, config.alpha)
+    return dataclasses.replace(config, alpha={**rest, **settings.alpha})
+
+
+def _named(version: str, network: str) -> str:
+    return f"{version} {network}" if network else version
+
+
+def _split(graph: Graph, rule: Mapping[str, Any], what: str) -> tuple[Graph, Graph | None]:
+    if not rule:
+        return graph, None
+    known, held_out = graph.split(**rule)
+    if not any(map(len, held_out.edges.values())):
+        raise DataError(f"{what} {dict(rule)} holds out no edge")
+    return known, held_out
+
+
+def _previous(settings: Settings, networks: Mapping[str, Any]) -> tuple[dict[str, Model], str | None]:
+    """Read what every network starts from, model folders or a version that ``export`` wrote, and the version's name."""
+    path = settings.previous
+    if path is None:
+        return {}, None
+    if (path / "model.json").is_file():
+        return dict.fromkeys(networks, Model.load(path)), None
+    if all((path / name / "model.json").is_file() for name in networks):
+        return {name: Model.load(path / name) for name in networks}, None
+    version = open_version(path)
+    return {name: load_exported(version, network=name or None) for name in networks}, version.name
+
+
+def _told(network: str, model: Model) -> str:
+    epochs = model.epochs
+    said = f"{network + ': ' if network else ''}{len(epochs)} epochs, last loss {epochs[-1]['loss']:.4f}"
+    if "best_epoch" in model.meta:
+        said += f", best epoch {model.meta['best_epoch']}"
+    for entity, counts in model.meta.get("start", {}).items():
+        said += f"; {entity}: " + ", ".join(f"{count:,} {how}" for how, count in counts.items())
+    return said
+
+
+def _save_models(models: Mapping[str, Model], path: Path) -> None:
+    if "" in models:
+        models[""].save(path)
+        return
+    with new_folder(path) as folder:
+        for name, model in models.items():
+            model.save(folder / name)
+
+
+def _write_split(known: Graph, held_out: Graph, path: Path) -> None:
+    with new_folder(path) as folder:
+        _write_edges(held_out, folder / "held_out")
+        _write_edges(known, folder / "known")
 
 
 def _write_edges(graph: Graph, folder: Path) -> None:
@@ -77,14 +201,20 @@ def _write_edges(graph: Graph, folder: Path) -> None:
         pairs.to_parquet(folder / f"{name}.parquet", index=False)
 
 
-def _document(graph: Graph, path: Path, seconds: float, epochs: Any, evaluation: Evaluation | None) -> dict[str, Any]:
+def _document(
+    graph: Graph, path: Path, seconds: float, models: Mapping[str, Model], evaluations: Mapping[str, Evaluation]
+) -> dict[str, Any]:
     return {
         "version": str(path),
         "read": list(graph.summary.rows),
         "entities": {name: len(ids) for name, ids in graph.entities.items()},
         "seconds": seconds,
-        "epochs": list(epochs),
-        "results": [] if evaluation is None else list(evaluation.results),
+        **(
+            {"epochs": list(models[""].epochs)}
+            if "" in models
+            else {"networks": {name: {"epochs": list(model.epochs)} for name, model in models.items()}}
+        ),
+        "results": [row for evaluation in evaluations.values() for row in evaluation.results],
     }
 
 
@@ -96,10 +226,11 @@ def _summary(graph: Graph) -> Table:
     return text_table("edges read", ("relation", "read", "without an end", "below min_count", "edges"), rows)
 
 
-def _evaluation_table(evaluation: Evaluation) -> Table:
+def _evaluation_table(evaluation: Evaluation, network: str) -> Table:
     frame = evaluation.to_frame()
     rows = [
         [str(relation), *(f"{v:,.0f}" if name == "questions" else f"{v:.4f}" for name, v in row.items())]
         for relation, row in frame.iterrows()
     ]
-    return text_table("held-out edges, filtered rank among all entities", ("relation", *frame.columns), rows)
+    title = "held-out edges, filtered rank among all entities" + (f": {network}" if network else "")
+    return text_table(title, ("relation", *frame.columns), rows)

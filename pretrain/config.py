@@ -4,21 +4,20 @@ The choices are strings, the same in Python, TOML and the exported tables.  Ever
 made, so that a long run never ends on a typing error.
 """
 
-__all__ = ["Relation", "Sides", "TrainConfig", "check_choice"]
+__all__ = ["LossName", "Relation", "Side", "Sides", "TrainConfig", "check_choice"]
 
 import dataclasses
-from collections.abc import Iterable
+import math
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from recokit.errors import ConfigError, closest
 from recokit.table import Comparator, Operator
+from recokit.table.relations import Side
 
-LossName = Literal["logistic", "softmax"]
+LossName = Literal["logistic", "softmax", "ranking"]
 Sides = Literal["both", "source", "target"]
-
-# What this release trains; the table format knows more operators and comparators than that.
-TRAINED_OPERATORS = ("identity", "translation")
-TRAINED_COMPARATORS = ("dot", "cos")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +30,8 @@ class Relation:
         target: Entity type of the target; may be the source's.
         weight: Multiplies the loss of its edges (not their sampling).
         operator: Overrides the operator of the run.
+        operator_side: The end that the operator moves: score = comparator(operator(s), t), or comparator(s,
+            operator(t)) for ``"target"``.
         sides: Which side negatives replace: ``"target"`` for retrieval of targets, ``"both"`` for link prediction.
         uniform_negatives: Overrides the run's count.
         prevalence_negatives: Overrides the run's count.
@@ -45,8 +46,9 @@ class Relation:
     target: str
     weight: float = 1.0
     operator: Operator | None = None
+    operator_side: Side = "source"
     sides: Sides | None = None
-    uniform_negatives: int | None = None
+    uniform_negatives: int | Literal["all"] | None = None
     prevalence_negatives: int | None = None
     in_batch_negatives: int | None = None
 
@@ -56,9 +58,10 @@ class Relation:
             value = getattr(self, field)
             if not isinstance(value, str) or not value:
                 raise ConfigError(f"{what}: {field} must be a non-empty string, got {value!r}")
-        _check_numbers(self, what, positive=("weight",), counts=_NEGATIVES)
+        _check_numbers(self, what, positive=("weight",), counts=_NEGATIVES, optional=_NEGATIVES)
+        check_choice(what, "operator_side", self.operator_side, get_args(Side))
         if self.operator is not None:
-            check_choice(what, "operator", self.operator, TRAINED_OPERATORS)
+            check_choice(what, "operator", self.operator, get_args(Operator))
         if self.sides is not None:
             check_choice(what, "sides", self.sides, get_args(Sides))
 
@@ -68,29 +71,56 @@ class TrainConfig:
     """Settings of a training run; the defaults retrieve well on graphs of users and items.
 
     TwHIN as printed (Eq. 1 and 2) is ``TrainConfig(comparator="dot", loss="logistic", temperature=1.0,
-    sides="both", uniform_negatives=n, prevalence_negatives=n)``.
+    sides="both", uniform_negatives=n, prevalence_negatives=n)``.  A loss is a sum over edges and corrupted sides;
+    what each setting means to the digit stands in docs/semantics.md.
 
     Args:
         dim: Dimension D of every vector.
-        operator: What a relation does to the source vector before it is compared.
-        comparator: Two vectors to a score; ``"cos"`` normalises, ``"dot"`` does not.
-        loss: ``"softmax"`` (sampled softmax) or ``"logistic"`` (TwHIN Eq. 2, negatives summed).
+        operator: What a relation does to a vector before it is compared; all start as the identity.
+        comparator: Two vectors to a score, higher is better.
+        loss: ``"softmax"`` (sampled softmax), ``"logistic"`` (TwHIN Eq. 2) or ``"ranking"`` (triplet margin).
         temperature: Scores are divided by it before the loss.
+        margin: Of the ranking loss, in units of score / temperature.
+        score_offset: Added to score / temperature by the logistic loss; distances need one, being at most 0.
+        negative_reduction: The logistic and ranking losses ``"sum"`` over an edge's negatives or take their ``"mean"``.
+        adversarial: Weighs an edge's negatives by the softmax of this times score / temperature (Sun et al. 2019,
+            RotatE, Eq. 5), in place of ``negative_reduction``; 0 is off.
+        log_q: Correct the softmax for how often a negative is drawn (Bengio and Senecal 2008).
+        bias: Learn a number per entity that is added to its scores.
+        reciprocal: Ask for sources with parameters of their own, comparator(operator_r'(t), s) (Lacroix et al. 2018).
         epochs: Passes over all edges.
         batch_size: Edges in a step; they share the step's negatives.
-        learning_rate: Of row-wise Adagrad on the vectors; the length of a row's first step per component.
+        optimizer: Of the vectors: Adagrad with one accumulator a row, or with one an element, which takes twice the
+            memory and fits small knowledge graphs better.
+        learning_rate: Of the vectors; the length of a row's first step per component.
         relation_learning_rate: Of Adagrad on the relations' parameters.
-        uniform_negatives: Negatives a side, drawn evenly from the entities of the type.
+        schedule: How the learning rates go from their value: stay, or fall to 0 in a line or half a cosine.
+        warmup: Share of all steps in which they rise to it.
+        uniform_negatives: Negatives a side, drawn evenly from the entities of the type; ``"all"`` takes each once.
         prevalence_negatives: Negatives a side, drawn in proportion to occurrences; they pull popular entities down.
+        prevalence_power: The power of the occurrences that they are drawn in proportion to.
         in_batch_negatives: Negatives a side, taken from the other edges of the batch.
+        filter_positives: Leave out negatives that are known edges, not only the edge's own end.
         sides: Which side negatives replace, where a relation does not say.
+        l2: An edge of weight w adds w * l2 * (|s|² + |t|² + |relation parameters|²).
+        n3: The same with cubed absolute values (of complex numbers their moduli; Lacroix et al. 2018, N3).
+        max_norm: Vectors longer than this are cut to it after an update; 0 is off.
+        degree_power: Weighs edges by (degree of s * degree of t) to minus this power, at equal total weight.
+        alpha: Of the L2 penalty on leaving the previous version, per entity type or for all (TwHIN 7.2).
+        alpha_by_degree: Scale that penalty by an entity's degree, so that busy entities stay as well.
+        patience: Validations without a better value after which training ends; 0 trains all epochs.
+        evaluate_every: Epochs between validations.
+        restarts: Train so many times, from seeds one apart, and keep the best on the validation part.
+        metric: What a validation looks at: ``"mrr"`` or ``"hits@k"``, filtered, among all entities.
         init_scale: Standard deviation of the first vectors' components.
+        relation_init: Relations start as the identity, or at random: normal deviates of ``init_scale``, phases of
+            rotations anywhere. Knowledge graphs of many relations prefer the latter.
         precision: ``"float32"`` sums as torch does by default; ``"auto"`` may use faster products.
         deterministic: Same seed, same machine, same number of threads, same bytes.
         seed: Of the initial vectors, the order of the edges and the negatives.
 
     Raises:
-        ConfigError: A value is out of range or no known choice.
+        ConfigError: A value is out of range or no known choice, or a setting has no effect under the loss.
     """
 
     dim: int = 64
@@ -98,39 +128,97 @@ class TrainConfig:
     comparator: Comparator = "cos"
     loss: LossName = "softmax"
     temperature: float = 0.2
+    margin: float = 1.0
+    score_offset: float = 0.0
+    negative_reduction: Literal["sum", "mean"] = "sum"
+    adversarial: float = 0.0
+    log_q: bool = False
+    bias: bool = False
+    reciprocal: bool = False
     epochs: int = 10
     batch_size: int = 1024
+    optimizer: Literal["rowwise_adagrad", "adagrad"] = "rowwise_adagrad"
     learning_rate: float = 0.1
     relation_learning_rate: float = 0.01
-    uniform_negatives: int = 500
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: float = 0.0
+    uniform_negatives: int | Literal["all"] = 500
     prevalence_negatives: int = 0
+    prevalence_power: float = 1.0
     in_batch_negatives: int = 0
+    filter_positives: bool = False
     sides: Sides = "both"
+    l2: float = 0.0
+    n3: float = 0.0
+    max_norm: float = 0.0
+    degree_power: float = 0.0
+    alpha: float | Mapping[str, float] = 0.0
+    alpha_by_degree: bool = False
+    patience: int = 0
+    evaluate_every: int = 1
+    restarts: int = 1
+    metric: str = "mrr"
     init_scale: float = 0.1
+    relation_init: Literal["identity", "random"] = "identity"
     precision: Literal["float32", "auto"] = "float32"
     deterministic: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
         what = "TrainConfig"
-        check_choice(what, "operator", self.operator, TRAINED_OPERATORS)
-        check_choice(what, "comparator", self.comparator, TRAINED_COMPARATORS)
-        check_choice(what, "loss", self.loss, get_args(LossName))
-        check_choice(what, "sides", self.sides, get_args(Sides))
-        check_choice(what, "precision", self.precision, ("float32", "auto"))
-        if not isinstance(self.deterministic, bool):
-            raise ConfigError(f"{what}: deterministic must be true or false, got {self.deterministic!r}")
+        for field, known in _CHOICES.items():
+            check_choice(what, field, getattr(self, field), known)
+        for field in ("log_q", "bias", "reciprocal", "filter_positives", "alpha_by_degree", "deterministic"):
+            if not isinstance(getattr(self, field), bool):
+                raise ConfigError(f"{what}: {field} must be true or false, got {getattr(self, field)!r}")
         _check_numbers(
             self,
             what,
             positive=("temperature", "learning_rate", "relation_learning_rate", "init_scale"),
-            counts=(*_NEGATIVES, "seed"),
-            at_least_one=("dim", "epochs", "batch_size"),
+            at_least_zero=(
+                "margin",
+                "adversarial",
+                "l2",
+                "n3",
+                "max_norm",
+                "degree_power",
+                "prevalence_power",
+                "warmup",
+            ),
+            counts=(*_NEGATIVES, "seed", "patience"),
+            at_least_one=("dim", "epochs", "batch_size", "evaluate_every", "restarts"),
         )
+        if not _is_number(self.score_offset):
+            raise ConfigError(f"{what}: score_offset must be a number, got {self.score_offset!r}")
+        if self.warmup >= 1:
+            raise ConfigError(f"{what}: warmup must be below 1, a share of the steps, got {self.warmup}")
+        alphas = self.alpha if isinstance(self.alpha, Mapping) else {"every entity type": self.alpha}
+        for entity, alpha in alphas.items():
+            if not _is_number(alpha) or alpha < 0:
+                raise ConfigError(f"{what}: alpha of {entity} must be a number of at least 0, got {alpha!r}")
+        if not re.fullmatch(r"mrr|hits@[1-9]\d*", str(self.metric)):
+            raise ConfigError(f"{what}: metric {self.metric!r} is not known; mrr or hits@k, such as hits@10")
         if self.seed >= 2**63:
             raise ConfigError(f"{what}: seed must be below 2**63, got {self.seed}")
+        for field, losses in _ONLY_UNDER.items():
+            if getattr(self, field) and self.loss not in losses:
+                raise ConfigError(
+                    f"{what}: {field} has no effect under the loss {self.loss!r}; it goes with {' and '.join(losses)}"
+                )
 
 
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "operator": get_args(Operator),
+    "comparator": get_args(Comparator),
+    "loss": get_args(LossName),
+    "negative_reduction": ("sum", "mean"),
+    "optimizer": ("rowwise_adagrad", "adagrad"),
+    "relation_init": ("identity", "random"),
+    "schedule": ("constant", "linear", "cosine"),
+    "sides": get_args(Sides),
+    "precision": ("float32", "auto"),
+}
+_ONLY_UNDER = {"log_q": ("softmax",), "score_offset": ("logistic",), "adversarial": ("logistic", "ranking")}
 _NEGATIVES = ("uniform_negatives", "prevalence_negatives", "in_batch_negatives")
 
 
@@ -141,20 +229,32 @@ def check_choice(what: str, field: str, value: object, known: Iterable[str]) -> 
         raise ConfigError(f"{what}: {field} {value!r} is not known; {closest(str(value), known)}")
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _check_numbers(
     config: Any,
     what: str,
     *,
     positive: Iterable[str] = (),
+    at_least_zero: Iterable[str] = (),
     counts: Iterable[str] = (),
     at_least_one: Iterable[str] = (),
+    optional: Iterable[str] = (),
 ) -> None:
     for field in positive:
         value = getattr(config, field)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        if not _is_number(value) or value <= 0:
             raise ConfigError(f"{what}: {field} must be a number above 0, got {value!r}")
+    for field in at_least_zero:
+        value = getattr(config, field)
+        if not _is_number(value) or value < 0:
+            raise ConfigError(f"{what}: {field} must be a number of at least 0, got {value!r}")
     for fields, low in ((counts, 0), (at_least_one, 1)):
         for field in fields:
             value = getattr(config, field)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+            if (field == "uniform_negatives" and value == "all") or (value is None and field in optional):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise ConfigError(f"{what}: {field} must be a whole number of at least {low}, got {value!r}")

@@ -1,32 +1,33 @@
-"""Link prediction: where does the true end of a held-out edge stand among all entities of its type?
+"""Link prediction: where does the true end of a held-out edge stand among the entities of its type?
 
-Every held-out edge is a question on each side: given the source and the relation, rank all entities of the target's
-type (and the other way round).  Ranks are filtered: other true answers, known or held out, do not count.  A tie takes
-the mean of the ranks it could have, so that a model that scores everything alike gains nothing.
-Shapes: Q questions, N candidates.
+Every held-out edge is a question on each side: given the source and the relation, rank the candidates for the target
+(and the other way round).  Candidates are all entities of the type, or a sample of them: a rank among a sample is
+better by far and compares with nothing else, so that every result names its protocol.  Ranks are filtered: other true
+answers, known or held out, do not count.  A tie takes the mean of the ranks it could have, so that a model that scores
+everything alike gains nothing; a score that is not a number takes the last one.
+Shapes: Q questions, E edges.
 """
 
 __all__ = ["Evaluation", "evaluate"]
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from pretrain.comparators import COMPARATORS
-from pretrain.config import Sides, check_choice
+from pretrain.config import Side, Sides, check_choice
 from pretrain.graph import Graph
 from pretrain.model import Model
+from pretrain.ranks import TIE, Rows, Sample, Ties, ranks
 from recokit.errors import ConfigError, DataError, closest
 
 Unseen = Literal["keep", "drop"]
-_TIE = 1e-6  # scores closer than this, relative to the vectors' norms, are equal: products round differently by row
-_CHUNK_SCORES = 1 << 24  # scores held at a time: 64 MB
+By = Literal["relation", "side", "degree"]
+_PREFIXES: Mapping[By, str] = {"relation": "relation: ", "side": "side: ", "degree": "degree decile "}
+_SIDES: Mapping[Sides, tuple[Side, ...]] = {"both": ("target", "source"), "target": ("target",), "source": ("source",)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,33 +35,57 @@ class Evaluation:
     """Metrics with the protocol that they were measured under.
 
     Attributes:
-        results: Rows of report/1: name, metric, value, n, group (the relation; None is the mean over all questions)
-            and protocol.
-        ranks: One row per question: relation, side, query row, true row, rank.
+        results: Rows of report/1: name, metric, value, n, group and protocol. The group is None for the mean over all
+            questions, ``"macro: mean over 3 relations"``, ``"relation: likes"``, ``"side: target"`` or
+            ``"degree decile 3: 12-17 edges"``: questions by the training edges of the entity asked for, equal shares
+            as far as equal degrees, which stay together, allow.
+        ranks: One row per question: relation, side, query row, true row (-1: not in the model), degree of the true
+            entity, candidates (how many were ranked, the true one among them), rank.
     """
 
     results: tuple[dict[str, Any], ...]
     ranks: pd.DataFrame
 
-    def value(self, metric: str, relation: str | None = None) -> float:
-        """Return one metric, over all questions or of one relation."""
+    def value(self, metric: str, relation: str | None = None, *, group: str | None = None) -> float:
+        """Return one metric, over all questions, of one relation, or of one group of ``results``."""
+        group = group if relation is None else _PREFIXES["relation"] + relation
         for row in self.results:
-            if row["metric"] == metric and row["group"] == relation:
+            if row["metric"] == metric and row["group"] == group:
                 return float(row["value"])
-        raise ConfigError(f"no metric {metric!r} for relation {relation!r} was measured")
+        raise ConfigError(f"no metric {metric!r} for {group or 'all questions'!r} was measured")
 
-    def to_frame(self) -> pd.DataFrame:
-        """Return relations as rows and metrics as columns; the first row is all of them, where there are several."""
-        frame = pd.DataFrame(self.results)
-        if frame["group"].nunique() == 1:
-            frame = frame[frame["group"].notna()]
-        frame["group"] = frame["group"].fillna("(all)")
-        wide = frame.pivot_table(index="group", columns="metric", values="value", sort=False)
-        return wide.assign(questions=frame.groupby("group", sort=False)["n"].first())
+    def to_frame(self, by: By = "relation") -> pd.DataFrame:
+        """Return relations, sides or degree deciles as rows and metrics as columns.
+
+        The first rows are all questions and the mean over relations, where there are several. The index is named
+        after the rows, and says so where ranks are among a sample.
+        """
+        check_choice("to_frame", "by", by, _PREFIXES)
+        groups = list(dict.fromkeys(str(row["group"] or "") for row in self.results))
+        labels = {group: group.removeprefix(_PREFIXES[by]) for group in groups if group.startswith(_PREFIXES[by])}
+        if len(labels) > 1:
+            means = {group: "(macro)" for group in groups if group.startswith("macro") and by == "relation"}
+            labels = {"": "(all)"} | means | labels
+        table: dict[str, dict[str, float]] = {label: {} for label in labels.values()}
+        for row in self.results:
+            if (group := row["group"] or "") in labels:
+                table[labels[group]] |= {row["metric"]: row["value"], "questions": row["n"]}
+        if "(macro)" in table:
+            table["(macro)"]["questions"] = len(self.ranks)  # n is the number of relations
+        metrics = dict.fromkeys(row["metric"] for row in self.results)
+        frame = pd.DataFrame.from_dict(table, orient="index", columns=[*metrics, "questions"])
+        frame.index.name = by if self._sampled is None else f"{by} (SAMPLED: {self._sampled})"
+        return frame.astype({"questions": int})
+
+    @property
+    def _sampled(self) -> str | None:
+        protocol = self.results[0]["protocol"]
+        return protocol["candidates"] if "seed" in protocol else None
 
     def __str__(self) -> str:
         protocol = ", ".join(f"{key}: {value}" for key, value in self.results[0]["protocol"].items())
-        return f"{self.to_frame().to_string(float_format='{:.4f}'.format)}\n{protocol}"
+        caption = "" if self._sampled is None else "SAMPLED, not to be compared with ranks among all entities\n"
+        return f"{caption}{self.to_frame().to_string(float_format='{:.4f}'.format)}\n{protocol}"
 
 
 def evaluate(
@@ -68,141 +93,156 @@ def evaluate(
     held_out: Graph,
     *,
     known: Graph | Sequence[Graph] | None = None,
+    candidates: str = "all",
     k: Sequence[int] = (1, 3, 10),
     sides: Sides = "both",
     relations: Sequence[str] | None = None,
     unseen: Unseen = "keep",
+    ties: Ties = "mean",
+    filter: bool = True,
+    seed: int = 0,
     name: str = "model",
 ) -> Evaluation:
-    """Rank the true ends of held-out edges among all entities of their type.
+    """Rank the true ends of held-out edges among the entities of their type.
 
-    MRR is the mean of 1 / rank, hits@k the share of ranks of at most k, the mean rank the mean; over all questions,
-    and per relation.
+    MRR is the mean of 1 / rank, hits@k the share of ranks of at most k, mean_rank the mean, and amri the adjusted mean
+    rank index 1 - sum(rank - 1) / sum((candidates - 1) / 2), which is 1 for a perfect model and 0 for random scores
+    however many candidates there are (Berrendorf et al. 2020; left out where no question has a choice). They are
+    measured over all questions, as the mean over relations, per relation, per side, and per decile of degree.
 
     Args:
         model: The trained model; ids of ``held_out`` are joined with its own.
         held_out: Edges that the model has not been trained on.
         known: The other edges whose ends are true answers too (training, validation); they are filtered.
+        candidates: ``"all"`` entities of the type; or K others beside the true one, no entity twice, shared by up to
+            256 questions of a relation and side: ``"uniform:1000"``, or ``"prevalence:1000"``, drawn in proportion to
+            training edges. Where there are not K, all are taken once.
         k: Cut-offs of hits@k.
         sides: Which ends are asked for.
         relations: Only these; all by default.
-        unseen: What to do with edges of which an end has no training edge: keep them, or drop them (easier).
+        unseen: What to do with edges of which an end has no training edge, or is not in the model at all: keep them,
+            or drop them (easier). Without training edges an entity is ranked by the vector that it has; where the
+            model cannot score, the true end takes the last rank (and for an unknown query nothing is filtered).
+        ties: Which of the ranks that it could have a tie takes: the mean, the last, or the first.
+        filter: Leave other true answers aside; ``False`` gives raw ranks.
+        seed: Of the sampled candidates.
         name: Names the model in the results.
 
     Raises:
         ConfigError: An unknown relation or choice.
-        DataError: There is nothing to ask, or the model does not know an entity.
+        DataError: There is nothing to ask, or nothing to draw from.
     """
     check_choice("evaluate", "sides", sides, get_args(Sides))
     check_choice("evaluate", "unseen", unseen, get_args(Unseen))
+    check_choice("evaluate", "ties", ties, get_args(Ties))
+    sample = Sample.parse(candidates, seed)
     graphs = [known] if isinstance(known, Graph) else list(known or ())
+    held_rows, *known_rows = (_Rows(model, graph) for graph in (held_out, *graphs))
     chosen = list(relations) if relations is not None else [n for n in held_out.relations if len(held_out.edges[n])]
-    parts = []
-    dropped = 0
+    parts, lacking = [], np.zeros(2, np.int64)
     for relation in chosen:
         if relation not in held_out.relations:
             raise ConfigError(f"evaluate: relation {relation!r} is not held out; {closest(relation, held_out.edges)}")
-        questions = _rows(model, held_out, relation)  # (2, Q)
-        seen = _seen(model, relation, questions)
-        if unseen == "drop":
-            dropped += int((~seen).sum())
-            questions = questions[:, seen]
-        answers = np.concatenate([_rows(model, graph, relation) for graph in (*graphs, held_out)], axis=1)
-        for side in ("target", "source"):
-            if sides in ("both", side):
-                ranks = _ranks(model, relation, questions, answers, side)
-                anchor, true = questions if side == "target" else questions[::-1]
-                parts.append(
-                    pd.DataFrame({"relation": relation, "side": side, "query": anchor, "true": true, "rank": ranks})
-                )
-    asked = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    if not len(asked):
+        edges = held_rows.edges(relation)  # (2, E)
+        answers = np.concatenate([edges, *(rows.edges(relation) for rows in known_rows)], axis=1)
+        degrees = _degrees(model, relation, edges)
+        there, trained = (edges >= 0).all(0), (degrees > 0).all(0)
+        lacking += [np.count_nonzero(there & ~trained), np.count_nonzero(~there)]
+        kept = trained | (unseen == "keep")
+        for side in _SIDES[sides] if kept.any() else ():
+            order = [0, 1] if side == "target" else [1, 0]  # the given end, the asked one
+            questions, others = edges[order][:, kept], answers[order] if filter else answers[:, :0]
+            rank, rivals = ranks(model, relation, side, questions, others, sample=sample, ties=ties)
+            parts.append((relation, side, [*questions, degrees[order[1], kept], rivals + 1], rank))
+    if not parts:
         raise DataError("evaluate: there is no held-out edge to ask about")
+    asked = _frame(parts)
     protocol = {
-        "candidates": "all entities of the type",
-        "filter": f"true answers of {len(graphs)} known graph(s) and of the held-out one"
-        if graphs
-        else "held out only",
-        "ties": f"mean rank (within {_TIE:g} of the norms' product)",
+        "candidates": "all entities of the type" if sample is None else str(sample),
+        **({} if sample is None else {"seed": seed}),
+        "filter": _said_of_filter(len(graphs)) if filter else "none: raw ranks",
+        "ties": f"{ties} rank (within {TIE:g} of the vectors' sizes)",
         "sides": sides,
         "split": [dict(entry) for entry in held_out.history if "split" in entry],
-        "unseen": f"{unseen} ({dropped} edges dropped)" if unseen == "drop" else unseen,
+        "unseen": "{} ({} edges with an end never trained, {} with one not in the model)".format(unseen, *lacking),
+        "questions": len(asked),
     }
-    groups: list[tuple[str | None, pd.DataFrame]] = [(None, asked)]
-    groups += [(str(relation), part) for relation, part in asked.groupby("relation", sort=False)]
     results = [
-        {"name": name, "metric": metric, "value": value, "n": len(part), "group": group, "protocol": protocol}
-        for group, part in groups
-        for metric, value in _metrics(part["rank"].to_numpy(), k).items()
+        {"name": name, "metric": metric, "value": value, "n": n, "group": group, "protocol": protocol}
+        for group, n, metrics in _measured(asked, k)
+        for metric, value in metrics.items()
     ]
     return Evaluation(tuple(results), asked)
 
 
-def _metrics(ranks: NDArray[np.float64], k: Sequence[int]) -> Mapping[str, float]:
-    metrics = {"mrr": float((1 / ranks).mean()), "mean_rank": float(ranks.mean())}
-    return metrics | {f"hits@{cut}": float((ranks <= cut).mean()) for cut in k}
+class _Rows:
+    """A graph's edges as rows of the model, joined by id."""
+
+    def __init__(self, model: Model, graph: Graph) -> None:
+        self._model, self._graph = model, graph
+        self._joined = {
+            entity: np.arange(len(ids))
+            if ids.equals(model.entities[entity])
+            else model.rows(entity, ids, f"evaluate: ids of {entity!r}")
+            for entity, ids in graph.entities.items()
+            if entity in model.entities
+        }
+
+    def edges(self, relation: str) -> Rows:
+        """Sources and targets (2, E) of a relation's edges; -1 is not in the model."""
+        ends, edges = self._model.relation(relation), self._graph.edges.get(relation)
+        if edges is None:
+            return np.empty((2, 0), np.int64)
+        here = self._graph.relations[relation]
+        if (here.source, here.target) != (ends.source, ends.target):
+            raise DataError(
+                f"evaluate: {relation!r} goes from {here.source!r} to {here.target!r} in the graph, "
+                f"from {ends.source!r} to {ends.target!r} in the model"
+            )
+        return np.stack([self._joined[ends.source][edges.sources], self._joined[ends.target][edges.targets]])
 
 
-def _rows(model: Model, graph: Graph, relation: str) -> NDArray[np.int64]:
-    """Return the edges of a graph's relation as rows (2, E) of the model's tables."""
-    ends, edges = model.relation(relation), graph.edges.get(relation)
-    if edges is None:
-        return np.empty((2, 0), np.int64)
-    return np.stack(
-        [
-            _joined(model, graph, entity, rows, relation)
-            for entity, rows in ((ends.source, edges.sources), (ends.target, edges.targets))
-        ]
-    )
+def _frame(parts: Sequence[tuple[str, str, Sequence[Rows], torch.Tensor]]) -> pd.DataFrame:
+    """Join relation, side, columns and ranks of every part to one frame."""
+    relations, sides, columns, found = zip(*parts, strict=True)
+    sizes = [len(ranks) for ranks in found]
+    named = {"relation": np.repeat(relations, sizes), "side": np.repeat(sides, sizes)}
+    numbers = map(np.concatenate, zip(*columns, strict=True))
+    frame = pd.DataFrame(named | dict(zip(("query", "true", "degree", "candidates"), numbers, strict=True)))
+    return frame.assign(rank=torch.cat(found).cpu().numpy())  # a GPU is waited for only here
 
 
-def _joined(model: Model, graph: Graph, entity: str, rows: NDArray[np.int64], relation: str) -> NDArray[np.int64]:
-    """Turn a graph's rows (E,) of an entity type into the model's, by id."""
-    ids = graph.entities[entity]
-    if ids is model.entities[entity] or ids.equals(model.entities[entity]):
-        return rows
-    joined = model.rows(entity, ids)[rows]
-    if (joined < 0).any():
-        raise DataError(f"evaluate: {int((joined < 0).sum())} ends of {relation!r} are no {entity!r} of the model")
-    return joined
-
-
-def _seen(model: Model, relation: str, questions: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _degrees(model: Model, relation: str, edges: Rows) -> Rows:
+    """Training edges (2, E) of both ends of edges; 0 of what is not in the model."""
     ends = model.relations[relation]
-    seen = (model.degrees[ends.source][questions[0]] > 0) & (model.degrees[ends.target][questions[1]] > 0)
-    return np.asarray(seen)
+    degrees = [model.degrees[entity][rows] for entity, rows in zip((ends.source, ends.target), edges, strict=True)]
+    return np.where(edges < 0, 0, np.stack(degrees))
 
 
-def _ranks(
-    model: Model, relation: str, questions: NDArray[np.int64], answers: NDArray[np.int64], side: str
-) -> NDArray[np.float64]:
-    """Filtered mean ranks (Q,) of the true end on one side."""
-    anchors, candidates = model.prepared(relation)
-    if side == "source":
-        anchors, candidates, questions, answers = candidates, anchors, questions[::-1], answers[::-1]
-    answers = np.unique(answers, axis=1)  # sorted by anchor, then candidate
-    first = np.searchsorted(answers[0], np.arange(len(anchors) + 1))
-    chunk = max(1, _CHUNK_SCORES // max(1, len(candidates)))
-    parts = []
-    for start in range(0, questions.shape[1], chunk):
-        asked, true = np.ascontiguousarray(questions[:, start : start + chunk])
-        lengths = first[asked + 1] - first[asked]
-        which = np.repeat(np.arange(len(asked)), lengths)
-        offset = np.arange(len(which)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        others = answers[1][np.repeat(first[asked], lengths) + offset]
-        queries, own = anchors[torch.from_numpy(asked)], candidates[torch.from_numpy(true)]
-        block = COMPARATORS[model.config.comparator].block(queries, candidates)
-        known = torch.from_numpy(np.stack([which, others]))
-        near = _TIE * queries.norm(dim=1) * own.norm(dim=1)
-        parts.append(_chunk_ranks(block, torch.from_numpy(true), known, near))
-    return np.concatenate(parts) if parts else np.empty(0)
+def _said_of_filter(num_known: int) -> str:
+    return f"true answers of {num_known} known graph(s) and of the held-out one" if num_known else "held out only"
 
 
-def _chunk_ranks(scores: Tensor, true: Tensor, answers: Tensor, near: Tensor) -> NDArray[np.float64]:
-    """Mean ranks (Q,) of the ``true`` columns in scores (Q, N), other ``answers`` (2, A) aside; ``near`` is a tie."""
-    true, answers = true.to(scores.device), answers.to(scores.device)
-    own = scores.gather(1, true[:, None])  # (Q, 1)
-    scores[answers[0], answers[1]] = -torch.inf  # the true one too: it is counted by hand
-    above = (scores > own + near[:, None]).sum(1)
-    equal = ((scores - own).abs() <= near[:, None]).sum(1)
-    return (1 + above + equal / 2).double().cpu().numpy()
+def _measured(asked: pd.DataFrame, k: Sequence[int]) -> Iterator[tuple[str | None, int, dict[str, float]]]:
+    """Name, number and metrics of every group of questions."""
+    yield None, len(asked), _metrics(asked, k)
+    relations = {str(name): (len(part), _metrics(part, k)) for name, part in asked.groupby("relation", sort=False)}
+    macro = pd.DataFrame([metrics for _, metrics in relations.values()]).mean()
+    yield f"macro: mean over {len(relations)} relation(s)", len(relations), {str(m): v for m, v in macro.items()}
+    for name, (n, metrics) in relations.items():
+        yield _PREFIXES["relation"] + name, n, metrics
+    for side, part in asked.groupby("side", sort=False):
+        yield f"{_PREFIXES['side']}{side}", len(part), _metrics(part, k)
+    lower = asked["degree"].rank(method="min") - 1  # questions about entities of fewer edges
+    for number, part in asked.groupby((10 * lower // len(asked)).astype(int) + 1):
+        low, high = part["degree"].min(), part["degree"].max()
+        edges = f"{low:,} edges" if low == high else f"{low:,}-{high:,} edges"
+        yield f"{_PREFIXES['degree']}{number}: {edges}", len(part), _metrics(part, k)
+
+
+def _metrics(asked: pd.DataFrame, k: Sequence[int]) -> dict[str, float]:
+    ranks, rivals = asked["rank"].to_numpy(), asked["candidates"].to_numpy() - 1
+    metrics = {"mrr": float((1 / ranks).mean()), "mean_rank": float(ranks.mean())}
+    if rivals.any():
+        metrics["amri"] = float(1 - (ranks - 1).sum() / (rivals / 2).sum())
+    return metrics | {f"hits@{cut}": float((ranks <= cut).mean()) for cut in k}

@@ -1,35 +1,43 @@
-"""Export: a trained model becomes an embedding version that anybody can read without torch.
+"""Export: trained models become an embedding version that anybody can read without torch, and training can go on from.
 
 An entity without a training edge was never moved from its random start, so it is left out: for those who look it up it
 is unknown, which is the truth.  The meta records where the edges came from and a sketch of them, so that a ranker can
-tell whether it trains on rows that the vectors have seen.
+tell whether it trains on rows that the vectors have seen.  Several networks stand side by side: the table of users of
+the network "follow" is called "user-follow", and relations likewise, since each network has spaces of its own
+(TwHIN 4.3).
 """
 
-__all__ = ["export"]
+__all__ = ["check_networks", "export", "load_exported"]
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from pretrain.model import Model
-from recokit.table import EmbeddingTable, RelationParameters, Version, write_version
+from pretrain.config import Relation, TrainConfig
+from pretrain.model import Model, base_name, reverse_name
+from recokit.errors import ConfigError, FormatError, closest
+from recokit.table import EmbeddingTable, RelationParameters, Version, open_version, write_version
+from recokit.table.folder import check_name
 
 
 def export(
-    model: Model,
+    model: Model | Mapping[str, Model],
     path: str | Path,
     *,
     parent: str | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> Version:
-    """Write one table per entity type and the relations as the version that ``path`` names.
+    """Write one table per entity type, the relations and the optimizer's state as the version that ``path`` names.
 
     Args:
-        model: What ``train`` returned.
+        model: What ``train`` returned, or several networks by name, as ``train_networks`` returns them.
         path: The version's folder; its last part is the version's name.
         parent: The version that this one came from.
         meta: Added to what the version records of itself (settings, edges, sources, splits).
@@ -39,41 +47,197 @@ def export(
 
     Raises:
         VersionError: It exists already.
-        ConfigError: Its name, or that of an entity type, is no safe folder name.
+        ConfigError: Its name, or that of an entity type or a network, is no safe folder name, or networks clash.
     """
+    networks = {"": model} if isinstance(model, Model) else dict(model)
+    check_networks(
+        {name: part.entities for name, part in networks.items()},
+        {name: part.parameters for name, part in networks.items()},
+    )
     version = Path(path).name
-    tables = {}
-    for entity, ids in model.entities.items():
-        trained = np.flatnonzero(model.degrees[entity] > 0)
-        tables[entity] = EmbeddingTable.from_arrays(
-            ids.take(pa.array(trained)),
-            model.vectors[entity].cpu().numpy()[trained],
-            entity=entity,
-            version=version,
-            comparator=model.config.comparator,
-            meta={
-                "edge_sketches": [
-                    sketch
-                    for sketch in model.meta.get("edge_sketches", ())
-                    if entity in (sketch["source"], sketch["target"])
-                ],
-            },
-        )
-    relations = [
-        RelationParameters(
-            name=name,
-            source=relation.source,
-            target=relation.target,
-            operator=model.operator_name(name),  # type: ignore[arg-type]
-            parameters=model.parameters[name].cpu().numpy(),
-        )
-        for name, relation in model.relations.items()
-    ]
-    recorded = {key: value for key, value in model.meta.items() if key != "edge_sketches"}
+    tables: dict[str, EmbeddingTable] = {}
+    network_of: dict[str, str] = {}
+    relations: list[RelationParameters] = []
+    state: dict[str, NDArray[Any]] = {}
+    for network, part in networks.items():
+        for entity in part.entities:
+            name = _named(entity, network)
+            tables[name] = _table(part, entity, version)
+            if network:
+                network_of[name] = network
+        relations += [_relation(part, name, network) for name in part.parameters]
+        state |= {_named(name, network): array for name, array in _state(part).items()}
+    recorded = {network: _recorded(part) for network, part in networks.items()}
     return write_version(
         path,
         tables,
         relations=relations,
         parent=parent,
-        meta={"config": dataclasses.asdict(model.config), **recorded, **(meta or {})},
+        networks=network_of,
+        state=state,
+        meta={**recorded.get("", {"networks": recorded}), **(meta or {})},
     )
+
+
+def check_networks(entities: Mapping[str, Iterable[str]], relations: Mapping[str, Iterable[str]]) -> None:
+    """Refuse networks that one version cannot hold.
+
+    Args:
+        entities: Network to its entity types; a single network may be called ``""``.
+        relations: Network to its relations.
+
+    Raises:
+        ConfigError: There is none, a name is no safe folder name, or two would give a table or relation one name.
+    """
+    if not entities:
+        raise ConfigError("there is no network")
+    for kind, of_networks in (("table", entities), ("relation", relations)):
+        taken: dict[str, str] = {}
+        for network, names in of_networks.items():
+            if list(of_networks) != [""]:
+                check_name(network, "a network's name")
+            for name in dict.fromkeys(names):
+                other = taken.setdefault(_named(name, network), network)
+                if other != network:
+                    raise ConfigError(
+                        f"the networks {other!r} and {network!r} would both have a {kind} {_named(name, network)!r}: "
+                        "rename one of them"
+                    )
+
+
+def _named(name: str, network: str) -> str:
+    return f"{name}-{network}" if network else name
+
+
+def _trained(model: Model, entity: str) -> NDArray[np.int64]:
+    """Return the rows of the entities that have been trained."""
+    return np.flatnonzero(model.degrees[entity] > 0)
+
+
+def _table(model: Model, entity: str, version: str) -> EmbeddingTable:
+    rows = _trained(model, entity)
+    sketches = model.meta.get("edge_sketches", ())
+    return EmbeddingTable.from_arrays(
+        model.entities[entity].take(pa.array(rows)),
+        model.vectors[entity].cpu().numpy()[rows],
+        entity=entity,
+        version=version,
+        comparator=model.config.comparator,
+        bias=model.biases[entity].cpu().numpy()[rows] if model.biases else None,
+        meta={"edge_sketches": [each for each in sketches if entity in (each["source"], each["target"])]},
+    )
+
+
+def _relation(model: Model, name: str, network: str) -> RelationParameters:
+    """Return a relation of the model, or a reciprocal one, as it stands in a version."""
+    forward = name in model.relations
+    relation = model.relations[name if forward else base_name(name)]
+    other = reverse_name(name) if forward else base_name(name)
+    ends = (relation.source, relation.target) if forward else (relation.target, relation.source)
+    return RelationParameters(
+        name=_named(name, network),
+        source=ends[0],
+        target=ends[1],
+        operator=model.operator_name(relation.name),
+        parameters=model.parameters[name].cpu().numpy(),
+        reciprocal=_named(other, network) if other in model.parameters else None,
+        side=relation.operator_side if forward else "source",
+    )
+
+
+def _state(model: Model) -> dict[str, NDArray[Any]]:
+    """Return what a warm start carries beside vectors and parameters: accumulators and degrees."""
+    state: dict[str, NDArray[Any]] = {}
+    for entity in model.entities:
+        rows = _trained(model, entity)
+        state[f"vectors-{entity}"] = model.vector_state[entity].cpu().numpy()[rows]
+        state[f"degrees-{entity}"] = model.degrees[entity][rows]
+        if model.biases:
+            state[f"bias-{entity}"] = model.bias_state[entity].cpu().numpy()[rows]
+    for operator, names in model.blocks().items():
+        state[f"relations-{operator}"] = torch.stack([model.parameter_state[name] for name in names]).cpu().numpy()
+    return state
+
+
+def _recorded(model: Model) -> dict[str, Any]:
+    """Return what a version says of the training: settings, relations, and what the model knows but the sketches."""
+    return {
+        "config": dataclasses.asdict(model.config),
+        "relations": [dataclasses.asdict(relation) for relation in model.relations.values()],
+        **{key: value for key, value in model.meta.items() if key != "edge_sketches"},
+    }
+
+
+def _recorded_of(version: Version, network: str | None) -> Mapping[str, Any]:
+    """Return what a version says of the training of one network."""
+    networks = version.meta.get("networks", {})
+    if network is None and not networks:
+        return version.meta
+    if network is None:
+        raise ConfigError(f"version {version.name!r} holds networks: name one of {', '.join(networks)}")
+    if network not in networks:
+        known = closest(network, networks) if networks else "it has none"
+        raise ConfigError(f"version {version.name!r} has no network {network!r}; {known}")
+    return dict(networks[network])
+
+
+def load_exported(version: Version | str | Path, *, network: str | None = None) -> Model:
+    """Read a version that ``export`` wrote back as a model, for a warm start from what was published.
+
+    Args:
+        version: The version, or its folder.
+        network: Which network, where it holds several.
+
+    Returns:
+        The model of the exported entities, on the CPU.
+
+    Raises:
+        ConfigError: The version holds several networks and none of them is named, or it has none of that name.
+        FormatError: It was not written by ``export``, or by another release.
+    """
+    version = version if isinstance(version, Version) else open_version(version)
+    recorded, suffix = _recorded_of(version, network), network or ""
+    try:
+        config = TrainConfig(**recorded["config"])
+        relations = {row["name"]: Relation(**row) for row in recorded["relations"]}
+        entities = list(dict.fromkeys(end for r in relations.values() for end in (r.source, r.target)))
+        tables = {entity: version.table(_named(entity, suffix)) for entity in entities}
+    except (KeyError, TypeError, ConfigError) as error:
+        raise FormatError(f"{version.path} was not written by this release's export: {error}") from error
+
+    def kept(kind: str, like: Tensor) -> Tensor:
+        array = version.state.get(_named(kind, suffix))
+        if array is None or array.shape != tuple(like.shape):
+            raise FormatError(f"{version.path}: the state {kind!r} is missing or of another shape than {like.shape}")
+        return torch.from_numpy(np.array(array))
+
+    vectors = {name: torch.from_numpy(np.array(table.vectors, np.float32)) for name, table in tables.items()}
+    biases = {name: torch.from_numpy(np.array(table.bias)) for name, table in tables.items() if table.bias is not None}
+    parameters: dict[str, Tensor] = {}
+    names = [each for name in relations for each in (name, reverse_name(name))]
+    for name in names:
+        if (found := version.relations.get(_named(name, suffix))) is not None:
+            parameters[name] = torch.from_numpy(np.array(found.parameters))
+    counts = {name: torch.zeros(len(table)) for name, table in vectors.items()}
+    model = Model(
+        config=config,
+        relations=relations,
+        entities={name: table.ids for name, table in tables.items()},
+        vectors=vectors,
+        biases=biases,
+        parameters=parameters,
+        vector_state={
+            name: kept(f"vectors-{name}", vectors[name] if config.optimizer == "adagrad" else count)
+            for name, count in counts.items()
+        },
+        bias_state={name: kept(f"bias-{name}", bias) for name, bias in biases.items()},
+        parameter_state={},
+        degrees={name: kept(f"degrees-{name}", count).numpy() for name, count in counts.items()},
+        epochs=[],
+        meta={},
+    )
+    state: dict[str, Tensor] = {}
+    for operator, members in model.blocks().items():
+        block = torch.stack([parameters[name] for name in members])
+        state |= dict(zip(members, kept(f"relations-{operator}", block), strict=True))
+    return dataclasses.replace(model, parameter_state=state)

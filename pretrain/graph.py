@@ -6,23 +6,27 @@ int64 or strings, sorted, so that the same edges give the same rows whatever ord
 Shapes: N entities of a type, E edges of a relation.
 """
 
-__all__ = ["Edges", "Graph", "GraphSummary"]
+__all__ = ["Edges", "Graph", "GraphSummary", "Unknown"]
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pretrain.config import Relation
-from pretrain.edges import Edges
-from pretrain.reading import Columns, Reader, Selection
+from pretrain.config import Relation, check_choice
+from pretrain.edges import Edges, without_unused
+from pretrain.reading import Reader, Selection
+from pretrain.scans import Columns
 from recokit.errors import ConfigError, DataError, closest
+
+Unknown = Literal["refuse", "drop"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +41,7 @@ class GraphSummary:
 
 
 class Graph:
-    """Typed entities and the edges between them; made by ``from_frames``, ``from_files`` or ``from_parquet``.
+    """Typed entities and the edges between them; made by ``from_frames``, ``from_files``, ``from_triples``.
 
     Attributes:
         relations: Name to ``Relation``.
@@ -45,6 +49,7 @@ class Graph:
         edges: Relation name to ``Edges``.
         summary: What was read and what was dropped.
         history: How this graph came about (sources, splits), for the meta of what is trained on it.
+        relation_ids: Relation name to what triples call it, where that is not its name.
     """
 
     def __init__(
@@ -55,10 +60,12 @@ class Graph:
         *,
         summary: GraphSummary | None = None,
         history: Sequence[Mapping[str, Any]] = (),
+        relation_ids: Mapping[str, str] | None = None,
     ) -> None:
         self.relations, self.entities, self.edges = dict(relations), dict(entities), dict(edges)
         self.summary = summary or GraphSummary(())
         self.history = tuple(history)
+        self.relation_ids = {name: text for name, text in (relation_ids or {}).items() if name in self.relations}
 
     def __repr__(self) -> str:
         entities = ", ".join(f"{len(ids):,} {name}" for name, ids in self.entities.items())
@@ -123,22 +130,135 @@ class Graph:
     ) -> "Graph":
         """Build a graph from files that hold all relations, one named in each row's column ``relation``.
 
-        See ``from_frames``; ``columns`` may rename ``relation`` too. A relation in the file that ``relations`` does
+        ``from_triples`` with relations that files call by their names; a relation in the file that ``relations`` does
         not name is an error, so that a typing error never drops edges in silence.
         """
-        with Reader() as reader:
-            reader.add_mixed(path, columns or {}, relations)
-            selection = reader.build(relations, min_count or {})
-        return cls._of(selection, relations, {"*": str(path)})
+        return cls.from_triples(path, columns=columns, relations=relations, min_count=min_count)
 
     @classmethod
-    def _of(cls, selection: Selection, relations: Sequence[Relation], sources: Mapping[str, str]) -> "Graph":
+    def from_triples(
+        cls,
+        data: str | Path | pd.DataFrame | pa.Table,
+        *,
+        columns: Columns | None = None,
+        header: bool | None = None,
+        entity: str = "entity",
+        relations: Mapping[int | str, Relation] | Sequence[Relation] | None = None,
+        like: "Graph | None" = None,
+        unknown: Unknown = "refuse",
+        min_count: Mapping[str, int] | None = None,
+    ) -> "Graph":
+        """Build a graph from edges that say their relation: (source, relation, target), also called triples.
+
+        Ids are integers up to 2**63 - 1 or strings and stay exactly what they are; relations are too, and are told
+        apart by their text (17 is "17"). The data are scanned a fixed number of times, however many relations there
+        are.
+
+        >>> edges = pd.DataFrame({"h": [661027446241361930], "r": [17], "t": [974519864045756446]})
+        >>> Graph.from_triples(edges, relations={17: Relation("user_in_guild", "user", "guild")})
+        Graph(entities: 1 user, 1 guild; edges: 1 user_in_guild)
+
+        Args:
+            data: A frame, or a path or glob of Parquet, or of CSV or TSV (.csv, .tsv, .txt; also .gz).
+            columns: The names of the columns source, relation, target[, weight][, time], such as
+                ``{"source": "user_id"}``. Where none are given, source, relation, target are also found as h, r, t or
+                as head, relation, tail; without a header the first three are column0, column1, column2.
+            header: Whether the first row of a text file names the columns. By default it does if it holds the names
+                of ``columns`` (which is an error if it does not), or the usual ones; a header of other words needs
+                ``columns``.
+            entity: The entity type of every end, where neither ``relations`` nor ``like`` says more.
+            relations: What the data call a relation to the ``Relation`` that it is, or relations that they call by
+                their names. By default each relation found is one, named by its text, with ends of type ``entity``.
+            like: A graph of triples, whose relations and entity types these are too: further files of one data set,
+                such as those to validate and test on. Entities that it lacks have rows here, relations that are not
+                in these data have no edges, and ids join the two.
+            unknown: What to do with relations that neither ``relations`` nor ``like`` has: refuse them, or leave
+                them out (``"drop"``; counted in the summary).
+            min_count: As in ``from_frames``.
+
+        Raises:
+            DataError: As in ``from_frames``; or a relation is unknown, or missing though ``relations`` has it; or an
+                id is beyond 64 bits, or a text file mixes integers with others (007, 1e3).
+            ConfigError: As in ``from_frames``, or both ``relations`` and ``like`` are given.
+        """
+        check_choice("from_triples", "unknown", unknown, get_args(Unknown))
+        if relations is not None and like is not None:
+            raise ConfigError("from_triples takes either relations= or like=: like has relations of its own")
+        if like is not None:
+            relations = {like.relation_ids.get(name, name): relation for name, relation in like.relations.items()}
+        given = _by_text(relations) if relations is not None else None
+        with Reader() as reader:
+            found = reader.add_mixed(
+                data,
+                columns or {},
+                None if given is None else {text: relation.name for text, relation in given.items()},
+                header=header,
+                as_text=() if like is None else like._ends_of_strings(),
+                drop_unknown=unknown == "drop",
+            )
+            named = given or {text: Relation(text, entity, entity) for text in found}
+            if not named:
+                raise DataError(f"{_source(data)}: there are no edges")
+            selection = reader.build(
+                list(named.values()),
+                min_count or {},
+                like=None if like is None else like.entities,
+                may_be_empty=like is not None or given is None,
+            )
+        return cls._of(
+            selection,
+            list(named.values()),
+            {"*": _source(data)},
+            {relation.name: text for text, relation in named.items() if relation.name != text},
+        )
+
+    @classmethod
+    def _of(
+        cls,
+        selection: Selection,
+        relations: Sequence[Relation],
+        sources: Mapping[str, str],
+        relation_ids: Mapping[str, str] | None = None,
+    ) -> "Graph":
         return cls(
             {relation.name: relation for relation in relations},
             selection.entities,
             selection.edges,
             summary=GraphSummary(selection.counts),
             history=({"sources": dict(sources)},),
+            relation_ids=relation_ids,
+        )
+
+    def _ends_of_strings(self) -> set[str]:
+        """Return source, target or both: where some relation has string ids."""
+        ends = [(end, getattr(r, end)) for r in self.relations.values() for end in ("source", "target")]
+        return {end for end, entity in ends if not pa.types.is_integer(self.entities[entity].type)}
+
+    def select(self, relations: Sequence[str]) -> "Graph":
+        """Return the network of some relations: their edges, and the entities that have one.
+
+        Rows are numbered anew; relations keep their order, and the graph keeps its history.
+
+        Args:
+            relations: Names of relations of the graph.
+
+        Raises:
+            ConfigError: A name is unknown, or there is none.
+        """
+        for name in relations:
+            if name not in self.relations:
+                raise ConfigError(f"select: relation {name!r} is not in the graph; {closest(name, self.relations)}")
+        kept = {name: relation for name, relation in self.relations.items() if name in set(relations)}
+        if not kept:
+            raise ConfigError("select: a graph needs at least one relation")
+        entities, edges = without_unused(kept, self.entities, self.edges)
+        return Graph(
+            kept,
+            entities,
+            edges,
+            summary=GraphSummary(tuple(row for row in self.summary.rows if row["relation"] in kept)),
+            history=self.history,
+            relation_ids=self.relation_ids,
         )
 
     def num_entities(self, entity: str) -> int:
@@ -152,15 +272,14 @@ class Graph:
             entity: The entity type.
             weighing: Leave out edges with a weight of 0, which train nothing.
         """
-        counts = np.zeros(len(self.entities[entity]), np.int64)
+        rows = [np.empty(0, np.int64)]
         for name, relation in self.relations.items():
             edges = self.edges[name]
             if weighing and edges.weights is not None:
                 edges = edges.take(edges.weights > 0)
-            for end, rows in ((relation.source, edges.sources), (relation.target, edges.targets)):
-                if end == entity:
-                    counts += np.bincount(rows, minlength=len(counts))
-        return counts
+            rows += [edges.sources] if relation.source == entity else []
+            rows += [edges.targets] if relation.target == entity else []
+        return np.bincount(np.concatenate(rows), minlength=len(self.entities[entity]))
 
     def pairs(self, relation: str) -> pd.DataFrame:
         """Edges of a relation as ids: a frame with the columns query (source) and candidate (target)."""
@@ -215,7 +334,13 @@ class Graph:
             _check_cut(at, known, held)
         rule = {"fraction": fraction, "seed": seed} if at is None else {"at": str(at)}
         return tuple(  # type: ignore[return-value]
-            Graph(self.relations, self.entities, part, history=(*self.history, {"split": rule, "part": side}))
+            Graph(
+                self.relations,
+                self.entities,
+                part,
+                history=(*self.history, {"split": rule, "part": side}),
+                relation_ids=self.relation_ids,
+            )
             for part, side in ((known, "known"), (held, "held out"))
         )
 
@@ -233,6 +358,20 @@ def _check_columns(columns: Mapping[str, Columns] | None, given: Mapping[str, An
     for name in columns or ():
         if name not in given:
             raise ConfigError(f"columns are given for {name!r}, which has no edges given; {closest(name, given)}")
+
+
+def _source(data: str | Path | pd.DataFrame | pa.Table) -> str:
+    return str(data) if isinstance(data, str | Path) else "frame"
+
+
+def _by_text(relations: Mapping[int | str, Relation] | Sequence[Relation]) -> dict[str, Relation]:
+    """Return what triples call each relation, to the relation."""
+    said = relations if isinstance(relations, Mapping) else [relation.name for relation in relations]
+    texts = [str(text) for text in said]
+    twice = sorted(text for text, count in Counter(texts).items() if count > 1)
+    if twice:
+        raise ConfigError(f"relation names must be unique, got twice: {', '.join(twice)}")
+    return dict(zip(texts, relations.values() if isinstance(relations, Mapping) else relations, strict=True))
 
 
 def _time_number(at: str | float | date) -> float:

@@ -1,10 +1,10 @@
 """A trained model: the vectors of every entity type, the relations' parameters, and what made them.
 
 A model folder is complete in itself (training can go on from it); what other people read is an exported version
-(``pretrain.export``).  Shapes: N entities of a type, D dimension, P parameters of a relation.
+(``pretrain.export``).  Shapes: B batch, N entities of a type, D dimension, R relations, P parameters of a relation.
 """
 
-__all__ = ["Model"]
+__all__ = ["Model", "Question", "base_name", "reverse_name"]
 
 import dataclasses
 import functools
@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretrain.comparators import COMPARATORS
-from pretrain.config import Relation, TrainConfig
+from pretrain.config import Relation, Side, TrainConfig
+from pretrain.movers import forms
 from pretrain.operators import OPERATORS
 from recokit.errors import ConfigError, DataError, FormatError, closest
+from recokit.table import Operator, num_parameters
 from recokit.table.folder import (
     check_files,
     file_entries,
@@ -37,6 +39,32 @@ from recokit.table.id_column import IdColumn
 from recokit.table.ids import Ids
 
 _FORMAT = "model/1"
+_REVERSE = "^-1"
+
+
+def reverse_name(relation: str) -> str:
+    """Return the name under which a relation's reciprocal parameters stand."""
+    return f"{relation}{_REVERSE}"
+
+
+def base_name(relation: str) -> str:
+    """Return the relation that reciprocal parameters belong to."""
+    return relation.removesuffix(_REVERSE)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Question:
+    """A question to all entities of a type; ``COMPARATORS[...].block(queries, candidates)[0] + bias`` ranks them.
+
+    Attributes:
+        queries: Prepared vectors (B, D).
+        candidates: Prepared vectors (N, D) of the asked type.
+        bias: Biases (N,) of the candidates, where the model has them.
+    """
+
+    queries: Tensor
+    candidates: Tensor
+    bias: Tensor | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -48,8 +76,10 @@ class Model:
         relations: Name to ``Relation``.
         entities: Entity type to sorted ids (N,).
         vectors: Entity type to vectors (N, D) float32.
-        parameters: Relation to parameters (P,) float32.
-        vector_state: Entity type to the optimizer's accumulators (N,).
+        biases: Entity type to biases (N,) float32; empty where the model has none.
+        parameters: Relation to parameters (P,) float32; reciprocal ones stand under ``reverse_name``.
+        vector_state: Entity type to the optimizer's accumulators (N,), or (N, D) under ``optimizer="adagrad"``.
+        bias_state: Entity type to those of the biases (N,).
         parameter_state: Relation to the optimizer's accumulators (P,).
         degrees: Entity type to the number of training edges (N,) that each entity takes part in; 0 is "never trained".
         epochs: One record per epoch: epoch, loss per edge, and losses, of every relation per unit of edge weight.
@@ -60,8 +90,10 @@ class Model:
     relations: Mapping[str, Relation]
     entities: Mapping[str, pa.Array]
     vectors: Mapping[str, Tensor]
+    biases: Mapping[str, Tensor]
     parameters: Mapping[str, Tensor]
     vector_state: Mapping[str, Tensor]
+    bias_state: Mapping[str, Tensor]
     parameter_state: Mapping[str, Tensor]
     degrees: Mapping[str, NDArray[np.int64]]
     epochs: Sequence[Mapping[str, Any]]
@@ -80,7 +112,7 @@ class Model:
         """Return the row (B,) of each id of an entity type, -1 where the model has none."""
         return self._columns[entity].rows(ids, what)
 
-    def operator_name(self, relation: str) -> str:
+    def operator_name(self, relation: str) -> Operator:
         """Return the operator that a relation uses."""
         return self.relations[relation].operator or self.config.operator
 
@@ -95,35 +127,49 @@ class Model:
         return self.relations[name]
 
     def score(self, relation: str, sources: Ids, targets: Ids) -> NDArray[np.float32]:
-        """Score pairs of ids: ``comparator(operator(source), target)`` (B,), higher is better; NaN for unknown ids."""
+        """Score pairs of ids: ``comparator(operator(source), target)`` (B,), higher is better; NaN for unknown ids.
+
+        With ``operator_side="target"`` the operator moves the target; biases are added where the model has them.
+        """
         ends = self.relation(relation)
         if len(sources) != len(targets):
             raise DataError(f"score: {len(sources)} sources and {len(targets)} targets do not make pairs")
-        rows = [
-            torch.from_numpy(self.rows(entity, ids, what))
-            for entity, ids, what in ((ends.source, sources, "sources"), (ends.target, targets, "targets"))
-        ]
-        left, right = self.prepared(relation, rows[0].clamp_min(0), rows[1].clamp_min(0))
-        scores = COMPARATORS[self.config.comparator].pairs(left, right)
-        unknown = (rows[0] < 0) | (rows[1] < 0)
-        return scores.masked_fill(unknown.to(scores.device), torch.nan).cpu().numpy()
+        comparator, operator = COMPARATORS[self.config.comparator], OPERATORS[self.operator_name(relation)]
+        prepared, bias, known = [], torch.zeros(()), torch.ones((), dtype=torch.bool)
+        for side, entity, ids in (("source", ends.source, sources), ("target", ends.target, targets)):
+            rows = torch.from_numpy(self.rows(entity, ids, f"{side}s"))
+            known = known & (rows >= 0)
+            rows = rows.clamp_min(0).to(self.vectors[entity].device)
+            vectors = self.vectors[entity][rows]
+            if side == ends.operator_side:
+                vectors = operator.forward(vectors, self.parameters[relation][None], None)
+            prepared.append(comparator.prepare(vectors)[0])
+            if self.biases:
+                bias = bias.to(rows.device) + self.biases[entity][rows]
+        scores = comparator.pairs(*prepared)[0] + bias.to(prepared[0].device)
+        return scores.cpu().masked_fill(~known, torch.nan).numpy()
 
-    def prepared(
-        self, relation: str, sources: Tensor | None = None, targets: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return operated sources and targets (B, D), ready for the comparator.
+    def question(self, relation: str, side: Side, anchors: Tensor) -> Question:
+        """Ask which entities stand at one end of a relation, given the other.
 
         Args:
-            relation: Its operator moves the sources.
-            sources: Rows (B,); all entities of the type if not given.
-            targets: Rows (B,); all entities of the type if not given.
+            relation: Its name.
+            side: ``"target"`` asks for targets and takes sources, ``"source"`` asks for sources and takes targets.
+            anchors: Rows (B,) of the given end.
         """
-        ends, comparator = self.relations[relation], COMPARATORS[self.config.comparator]
-        left, right = self.vectors[ends.source], self.vectors[ends.target]
-        left = left if sources is None else left[sources.to(left.device)]
-        right = right if targets is None else right[targets.to(right.device)]
-        operated = OPERATORS[self.operator_name(relation)].forward(left, self.parameters[relation])
-        return comparator.prepare(operated)[0], comparator.prepare(right)[0]
+        ends, comparator = self.relation(relation), COMPARATORS[self.config.comparator]
+        given, asked = (ends.source, ends.target) if side == "target" else (ends.target, ends.source)
+        reciprocal = self.config.reciprocal and (side == "target" or reverse_name(relation) in self.parameters)
+        name = reverse_name(relation) if reciprocal and side == "source" else relation
+        operator = self.relations[relation].operator or self.config.operator
+        form = forms(operator, ends.operator_side, self.config.comparator, reciprocal=reciprocal)[side]
+        vectors, candidates = self.vectors[given], self.vectors[asked]
+        vectors, block = vectors[anchors.to(vectors.device)], self.parameters[name][None]
+        if form.moves == "anchors":
+            vectors = form.mover.forward(vectors, block, None)[0]
+        else:
+            candidates = form.mover.forward(candidates, block, None)[0]
+        return Question(comparator.prepare(vectors)[0], comparator.prepare(candidates)[0], self.biases.get(asked))
 
     def save(self, path: str | Path) -> Path:
         """Write the model as a folder of plain files that appears whole or not at all.
@@ -132,20 +178,27 @@ class Model:
             VersionError: ``path`` exists.
         """
         path = Path(path)
-        files = {}
         with new_folder(path) as folder:
+            files = {}
             for number, (entity, ids) in enumerate(self.entities.items()):
                 # Entity types may be named in any way; file names are numbers.
                 files[f"ids-{number}.parquet"] = write_parquet(folder / f"ids-{number}.parquet", pa.table({"id": ids}))
-                for kind, array in (
-                    ("vectors", self.vectors[entity].cpu().numpy()),
-                    ("state", self.vector_state[entity].cpu().numpy()),
-                    ("degrees", self.degrees[entity]),
+                for kind, arrays in (
+                    ("vectors", self.vectors),
+                    ("state", self.vector_state),
+                    ("bias", self.biases),
+                    ("bias-state", self.bias_state),
+                    ("degrees", self.degrees),
                 ):
-                    files[f"{kind}-{number}.npy"] = write_npy(folder / f"{kind}-{number}.npy", array)
-            for number, name in enumerate(self.relations):
-                both = torch.stack([self.parameters[name], self.parameter_state[name]]).cpu().numpy()  # (2, P)
-                files[f"relation-{number}.npy"] = write_npy(folder / f"relation-{number}.npy", both)
+                    if entity in arrays:
+                        array = arrays[entity]
+                        name = f"{kind}-{number}.npy"
+                        numbers = array.cpu().numpy() if isinstance(array, Tensor) else array
+                        files[name] = write_npy(folder / name, numbers)
+            blocks = self.blocks()
+            for operator, names in blocks.items():
+                both = [torch.stack([part[name] for name in names]) for part in (self.parameters, self.parameter_state)]
+                files[f"{operator}.npy"] = write_npy(folder / f"{operator}.npy", torch.stack(both).cpu().numpy())
             write_json(
                 folder / "model.json",
                 {
@@ -153,12 +206,22 @@ class Model:
                     "config": dataclasses.asdict(self.config),
                     "relations": [dataclasses.asdict(relation) for relation in self.relations.values()],
                     "entities": {name: len(ids) for name, ids in self.entities.items()},
+                    "blocks": blocks,
                     "epochs": list(self.epochs),
                     "meta": dict(self.meta),
                     "files": files,
                 },
             )
         return path
+
+    def blocks(self) -> dict[str, list[str]]:
+        """Return the relations, reciprocal ones too, by operator."""
+        blocks: dict[str, list[str]] = {}
+        for name in self.relations:
+            for each in (name, reverse_name(name)):
+                if each in self.parameters:
+                    blocks.setdefault(self.operator_name(name), []).append(each)
+        return blocks
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu", verify: bool = False) -> "Model":
@@ -178,26 +241,46 @@ class Model:
         try:
             config = TrainConfig(**manifest["config"])
             relations = {row["name"]: Relation(**row) for row in manifest["relations"]}
-            counts, epochs, meta = dict(manifest["entities"]), list(manifest["epochs"]), dict(manifest["meta"])
+            counts, blocks = dict(manifest["entities"]), dict(manifest["blocks"])
+            epochs, meta = list(manifest["epochs"]), dict(manifest["meta"])
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{folder / 'model.json'} was written by another release: {error}") from error
-        entities, vectors, vector_state, degrees = {}, {}, {}, {}
-        for number, (entity, count) in enumerate(counts.items()):
-            entities[entity] = _read_ids(folder / f"ids-{number}.parquet", count)
 
-            def array(kind: str, *shape: int, number: int = number, dtype: str = "float32") -> NDArray[Any]:
-                return np.array(load_npy(folder / f"{kind}-{number}.npy", dtypes=(dtype,), shape=shape))
+        def array(kind: str, number: int, *shape: int, dtype: str = "float32") -> NDArray[Any]:
+            return np.array(load_npy(folder / f"{kind}-{number}.npy", dtypes=(dtype,), shape=shape))
 
-            vectors[entity] = torch.from_numpy(array("vectors", count, config.dim)).to(device)
-            vector_state[entity] = torch.from_numpy(array("state", count)).to(device)
-            degrees[entity] = array("degrees", count, dtype="int64")
-        parameters, parameter_state = {}, {}
-        for number, (name, relation) in enumerate(relations.items()):
-            width = OPERATORS[relation.operator or config.operator].num_parameters(config.dim)
-            both = np.array(load_npy(folder / f"relation-{number}.npy", dtypes=("float32",), shape=(2, width)))
-            parameters[name], parameter_state[name] = torch.from_numpy(both).to(device)
+        def tensors(kind: str, *shape: int) -> dict[str, Tensor]:
+            return {
+                entity: torch.from_numpy(array(kind, number, count, *shape)).to(device)
+                for number, (entity, count) in enumerate(counts.items())
+            }
+
+        parameters: dict[str, Tensor] = {}
+        parameter_state: dict[str, Tensor] = {}
+        for operator, names in blocks.items():
+            shape = (2, len(names), num_parameters(operator, config.dim))
+            both = torch.from_numpy(np.array(load_npy(folder / f"{operator}.npy", dtypes=("float32",), shape=shape)))
+            parameters |= dict(zip(names, both[0].to(device), strict=True))
+            parameter_state |= dict(zip(names, both[1].to(device), strict=True))
         return cls(
-            config, relations, entities, vectors, parameters, vector_state, parameter_state, degrees, epochs, meta
+            config=config,
+            relations=relations,
+            entities={
+                entity: _read_ids(folder / f"ids-{number}.parquet", count)
+                for number, (entity, count) in enumerate(counts.items())
+            },
+            vectors=tensors("vectors", config.dim),
+            biases=tensors("bias") if config.bias else {},
+            parameters=parameters,
+            vector_state=tensors("state", *([config.dim] if config.optimizer == "adagrad" else [])),
+            bias_state=tensors("bias-state") if config.bias else {},
+            parameter_state=parameter_state,
+            degrees={
+                entity: array("degrees", number, count, dtype="int64")
+                for number, (entity, count) in enumerate(counts.items())
+            },
+            epochs=epochs,
+            meta=meta,
         )
 
 

@@ -1,13 +1,17 @@
-"""Reading edges: DuckDB scans, checks, counts and selects; ids become rows in streamed batches.
+"""Reading edges: DuckDB counts and selects; ids become rows in streamed batches.
 
-Every relation becomes a view of (source, target[, weight][, time]); ids are brought to BIGINT or VARCHAR there.
+Edges come one relation at a time, or many together that a column tells apart.  Either way they become a view of
+([relation, ]source, target[, weight][, time]), which is scanned a number of times that does not depend on how many
+relations it holds: to count, for the ids of each entity type and end, and to map the edges, sorted by relation then.
+Shapes: B rows of a batch, E edges of a view, R relations of a view.
 """
 
-__all__ = ["Columns", "Reader", "Selection"]
+__all__ = ["TRIPLES", "Reader", "Selection"]
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +22,37 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pretrain.config import Relation
-from pretrain.edges import Edges
+from pretrain.edges import Edges, without_unused
+from pretrain.scans import (
+    Columns,
+    Scan,
+    converted,
+    id_kind,
+    literal,
+    readable,
+    scan_file,
+    scan_frame,
+    with_exact_ids,
+    with_header,
+)
 from recokit.errors import ConfigError, DataError, closest
 from recokit.table.id_column import IdColumn
 
-Columns = Mapping[str, str]  # a role, such as "source", to the name of its column
+# What source, relation and target are called where nobody says; the last are the columns of a file without a header.
+TRIPLES = tuple(
+    dict(zip(("source", "relation", "target"), names, strict=True))
+    for names in (
+        ("source", "relation", "target"),
+        ("h", "r", "t"),
+        ("head", "relation", "tail"),
+        ("column0", "column1", "column2"),
+    )
+)
 _ROLES = ("source", "target", "weight", "time")
+_ENDS = ("source", "target")
+_BAD = {"weight": "weights are negative, missing or not finite", "time": "rows have no time"}
+_INTEGER = re.compile(r"-?[0-9]+")
 _LARGEST = float(np.finfo(np.float32).max)
-_INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +64,33 @@ class Selection:
     counts: tuple[dict[str, Any], ...]  # a row per relation: what was read and dropped
 
 
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """Edges of one relation, or of all those that its column ``relation`` tells apart."""
+
+    name: str
+    what: str  # for messages
+    roles: tuple[str, ...]  # those of _ROLES that have a column
+    kinds: Mapping[str, str]  # source and target to integers or strings
+    mixed: bool
+    relations: Mapping[str, str]  # what the column ``relation`` says, to the relation's name
+    counts: Mapping[str | None, tuple[int, int]]  # rows, and rows without an end, by what the column says
+
+    def edges(self, relations: Collection[str]) -> str:
+        """SQL of the edges that have both ends and whose column ``relation`` says one of these."""
+        some = f"FROM {self.name} WHERE source IS NOT NULL AND target IS NOT NULL"
+        if self.counts.keys() <= set(relations):
+            return some
+        return f"{some} AND relation IN ({', '.join(map(literal, relations))})"
+
+
 class Reader:
-    """DuckDB's side of a graph: one relation of (source, target, weight, time) per name, then counts and streams."""
+    """DuckDB's side of a graph: views of edges are added, then built into entities and edges."""
 
     def __init__(self) -> None:
         self._db = duckdb.connect()
         self._db.execute("SET preserve_insertion_order = true")
-        self._views: dict[str, str] = {}  # relation name to a view of source, target, weight, time
-        self._sources: dict[str, str] = {}  # relation name to where its edges come from, for messages
-        self._types: dict[str, tuple[str, str]] = {}  # relation name to the id types of its ends
-        self._has: dict[str, set[str]] = {}  # relation name to the roles that have a column
+        self._views: list[_View] = []
 
     def __enter__(self) -> "Reader":
         return self
@@ -56,91 +100,116 @@ class Reader:
 
     def add_frame(self, name: str, frame: pd.DataFrame | pa.Table, columns: Columns) -> None:
         """Take a relation's edges from a frame."""
-        with _readable(f"relation {name!r}: its frame"):
-            read = {role: columns.get(role, role) for role in _ROLES}
-            if isinstance(frame, pd.DataFrame) and {read["source"], read["target"]} <= set(frame.columns):
-                # The columns that matter alone: the others may be anything, also what Arrow has no type for.
-                frame = frame[[column for column in frame.columns if column in read.values()]]
-            table = frame if isinstance(frame, pa.Table) else pa.Table.from_pandas(frame, preserve_index=False)
-        raw = f"frame_{len(self._views)}"
-        self._db.register(raw, table)
-        self._add(name, raw, columns, where="", source="its frame")
+        what = f"relation {name!r} (its frame)"
+        read = _read(_names(frame), columns, _ROLES, what)
+        self._add(self._scan_frame(frame, read, what), read, {name: name})
 
     def add_file(self, name: str, path: str | Path, columns: Columns) -> None:
         """Take a relation's edges from Parquet or CSV."""
-        self._add(name, self._scan(path), columns, where="", source=str(path))
+        scan = scan_file(self._db, path, f"relation {name!r} ({path})")
+        self._add(scan, _read(scan.types, columns, _ROLES, scan.what), {name: name})
 
-    def add_mixed(self, path: str | Path, columns: Columns, relations: Sequence[Relation]) -> None:
-        """Take every relation's edges from files that name the relation in each row."""
-        scan = self._scan(path)
-        column = columns.get("relation", "relation")
-        found = self._column_types(scan)
-        if column not in found:
-            raise DataError(f"{path}: no column {column!r}; {closest(column, found)}")
-        with _readable(str(path)):
-            names = [str(n) for (n,) in self._db.sql(f"SELECT DISTINCT {_quoted(column)} FROM {scan}").fetchall()]
-        known = {relation.name for relation in relations}
-        for name in sorted(set(names) - known):
-            raise DataError(f"{path}: relation {name!r} is not configured; {closest(name, known)}")
-        ends = {role: c for role, c in columns.items() if role != "relation"}
-        for name in sorted(known):
-            where = f"WHERE CAST({_quoted(column)} AS VARCHAR) = {_literal(name)}"
-            self._add(name, scan, ends, where=where, source=str(path))
+    def add_mixed(
+        self,
+        data: str | Path | pd.DataFrame | pa.Table,
+        columns: Columns,
+        relations: Mapping[str, str] | None,
+        *,
+        header: bool | None = None,
+        as_text: Collection[str] = (),
+        drop_unknown: bool = False,
+    ) -> list[str]:
+        """Take the edges of many relations from rows that say which one is theirs.
 
-    def _scan(self, path: str | Path) -> str:
-        text = str(path)
-        reader = "read_csv" if text.endswith((".csv", ".tsv", ".csv.gz", ".txt")) else "read_parquet"
-        # Folders named like ``source=web`` must not overwrite columns, and a column that one file lacks is not lost.
-        scan = f"{reader}({_literal(text)}, hive_partitioning = false, union_by_name = true)"
-        with _readable(text):
-            self._db.sql(f"SELECT 1 FROM {scan} LIMIT 1").fetchall()
-        return scan
+        Args:
+            data: A frame, or a path or glob of Parquet or CSV.
+            columns: Role to column, where they are not called like any of TRIPLES.
+            relations: What rows say to the relation's name; None names each relation what rows say.
+            header: Whether the first row of a text file names the columns; by default, if the names are known.
+            as_text: Ends whose ids are strings, even if those of a text file look like integers.
+            drop_unknown: Leave rows out whose relation is not among ``relations``, instead of refusing them.
 
-    def _column_types(self, relation: str) -> dict[str, str]:
-        described = self._db.sql(f"DESCRIBE SELECT * FROM {relation}").fetchall()
-        return {row[0]: row[1] for row in described}
+        Returns:
+            What rows say, in order.
+        """
+        roles = (*_ROLES, "relation")
+        if isinstance(data, pd.DataFrame | pa.Table):
+            read = _read(_names(data), _triple_columns(_names(data), columns), roles, "the frame")
+            scan = self._scan_frame(data, read, "the frame")
+        else:
+            scan = scan_file(self._db, data, str(data))
+            if scan.is_text:
+                usual = [{**names, **columns}.values() for names in TRIPLES]
+                scan = with_header(scan, True if columns and header is None else header, usual)
+            read = _read(scan.types, _triple_columns(scan.types, columns), roles, scan.what)
+        view = self._add(scan, read, relations, as_text=("relation", *as_text))
+        unknown = {text: rows for text, (rows, _) in view.counts.items() if text not in view.relations}
+        if unknown and not drop_unknown:
+            raise DataError(f"{scan.what}: {_said_of(unknown, view)}")
+        return list(view.relations)
 
-    def _add(self, name: str, raw: str, columns: Columns, *, where: str, source: str) -> None:
-        what = f"relation {name!r} ({source})"
-        for role in columns:
-            if role not in _ROLES:
-                raise ConfigError(f"{what}: columns has {role!r}; {closest(role, _ROLES)}")
-        found = self._column_types(raw)
-        selected, types = [], {}
-        for role in _ROLES:
-            column = columns.get(role, role)
-            if column not in found:
-                if role in ("source", "target") or role in columns:
-                    raise DataError(f"{what}: no column {column!r} for the {role}; it has: {', '.join(found)}")
-                continue
-            types[role] = found[column]
-            selected.append(f"{_converted(role, column, found[column], what)} AS {role}")
+    def _scan_frame(self, frame: pd.DataFrame | pa.Table, read: Columns, what: str) -> Scan:
+        return scan_frame(self._db, f"frame_{len(self._views)}", frame, read, what)
+
+    def _add(
+        self, scan: Scan, read: Columns, relations: Mapping[str, str] | None, *, as_text: Collection[str] = ()
+    ) -> _View:
+        """Make a view of a scan and count its rows."""
+        scan = with_exact_ids(scan, read, as_text)
+        selected = [f"{converted(role, c, scan.types[c], scan.what)} AS {role}" for role, c in read.items()]
         view = f"edges_{len(self._views)}"
-        self._db.execute(f"CREATE VIEW {view} AS SELECT {', '.join(selected)} FROM {raw} {where}")
-        self._views[name], self._has[name], self._sources[name] = view, set(types), source
-        self._types[name] = (_id_kind(types["source"]), _id_kind(types["target"]))
+        self._db.execute(f"CREATE VIEW {view} AS SELECT {', '.join(selected)} FROM {scan.sql}")
+        mixed = "relation" in read
+        counted = "count(*), count(*) FILTER (source IS NULL OR target IS NULL)"
+        said = "relation" if mixed else literal(next(iter(relations or ())))
+        with readable(scan.what):
+            rows = self._db.sql(
+                f"SELECT {said}, {counted} FROM {view} {'GROUP BY relation' if mixed else ''}"
+            ).fetchall()
+        counts: dict[str | None, tuple[int, int]] = {text: (read, null) for text, read, null in rows}
+        if relations is None:
+            relations = {text: text for text in _in_order(counts)}
+        kinds = {role: id_kind(scan.types[read[role]]) for role in _ENDS}
+        roles = tuple(role for role in _ROLES if role in read)
+        self._views.append(_View(view, scan.what, roles, kinds, mixed, relations, counts))
+        return self._views[-1]
 
-    def build(self, relations: Sequence[Relation], min_count: Mapping[str, int]) -> Selection:
-        """Count, select and map the edges of the relations that were added."""
+    def build(
+        self,
+        relations: Sequence[Relation],
+        min_count: Mapping[str, int],
+        *,
+        like: Mapping[str, pa.Array] | None = None,
+        may_be_empty: bool = False,
+    ) -> Selection:
+        """Count, select and map the edges of the relations that were added.
+
+        Args:
+            relations: All of them.
+            min_count: Entity type to the number of edges below which an entity is left out.
+            like: Entity type to ids of the type, integers or strings, that these must have too.
+            may_be_empty: Whether a relation may have no edges.
+        """
         by_name = {relation.name: relation for relation in relations}
         self._check_names(relations, by_name, min_count)
-        entities = {
-            entity: self._selected_ids(entity, by_name, min_count.get(entity, 1))
-            for entity in dict.fromkeys(e for r in relations for e in (r.source, r.target))
-        }
+        types = dict.fromkeys(end for r in relations for end in (r.source, r.target))
+        entities = {entity: self._selected_ids(entity, by_name, min_count.get(entity, 1)) for entity in types}
         columns = {entity: IdColumn.of(ids) for entity, ids in entities.items()}
-        edges, rows = {}, []
-        for name, relation in by_name.items():
-            with _readable(f"relation {name!r} ({self._sources[name]})"):
-                edges[name], counts = self._mapped(name, columns[relation.source], columns[relation.target])
-            rows.append({"relation": name, **counts, "edges": len(edges[name])})
-            if not len(edges[name]):
+        mapped: dict[str, Edges] = {}
+        for view in self._views:
+            with readable(view.what):
+                mapped |= self._mapped(view, by_name, columns)
+        edges = {name: mapped[name] for name in by_name}
+        counts = self._summary(edges)
+        for row in counts:
+            if not row["edges"] and row["relation"] in edges and not may_be_empty:
                 raise DataError(
-                    f"relation {name!r} has no edges: {counts['read']} read, {counts['null']} without an end, "
-                    f"{counts['below_min_count']} below min_count"
+                    f"relation {row['relation']!r} has no edges: {row['read']} read, {row['null']} without an end, "
+                    f"{row['below_min_count']} below min_count"
                 )
-        entities, edges = _without_unused(by_name, entities, edges)
-        return Selection(entities, edges, tuple(rows))
+        entities, edges = without_unused(by_name, entities, edges)
+        entities = {entity: _of_type(ids, (like or {}).get(entity), entity) for entity, ids in entities.items()}
+        return Selection(entities, edges, counts)
 
     def _check_names(
         self, relations: Sequence[Relation], by_name: Mapping[str, Relation], min_count: Mapping[str, int]
@@ -150,12 +219,13 @@ class Reader:
         if len(by_name) < len(relations):
             twice = sorted({r.name for r in relations if sum(o.name == r.name for o in relations) > 1})
             raise ConfigError(f"relation names must be unique, got twice: {', '.join(twice)}")
-        for name in self._views:
+        given = dict.fromkeys(name for view in self._views for name in view.relations.values())
+        for name in given:
             if name not in by_name:
                 raise ConfigError(f"edges are given for {name!r}, which is no relation; {closest(name, by_name)}")
         for name in by_name:
-            if name not in self._views:
-                raise ConfigError(f"relation {name!r} has no edges given; given: {', '.join(self._views)}")
+            if name not in given:
+                raise ConfigError(f"relation {name!r} has no edges given; given: {', '.join(given)}")
         types = {end for r in relations for end in (r.source, r.target)}
         for entity, count in min_count.items():
             if entity not in types:
@@ -163,133 +233,161 @@ class Reader:
             if count < 1:
                 raise ConfigError(f"min_count of {entity!r} must be at least 1, got {count}")
 
-    def _ends(self, entity: str, relations: Mapping[str, Relation]) -> Iterator[tuple[str, str]]:
-        """Yield (relation name, role) wherever an entity type takes part."""
-        for name, relation in relations.items():
-            for role, end in (("source", relation.source), ("target", relation.target)):
-                if end == entity:
-                    yield name, role
-
     def _selected_ids(self, entity: str, relations: Mapping[str, Relation], min_count: int) -> pa.Array:
         """Return the sorted ids of a type that occur at least ``min_count`` times."""
-        ends = list(self._ends(entity, relations))
-        kinds = {self._types[name][role == "target"]: f"{role} of {name!r}" for name, role in ends}
+        kinds, occurrences = {}, []
+        for view in self._views:
+            for role in _ENDS:
+                said = [text for text, name in view.relations.items() if getattr(relations[name], role) == entity]
+                if said:
+                    kinds[view.kinds[role]] = f"{role} of {view.relations[said[0]]!r}"
+                    occurrences.append(f"SELECT {role} AS id, count(*) AS n {view.edges(said)} GROUP BY {role}")
         if len(kinds) > 1:
-            said = ", ".join(f"{kind} as {where}" for kind, where in kinds.items())
-            raise DataError(f"ids of entity type {entity!r} must be all integers or all strings, got {said}")
-        occurrences = " UNION ALL ".join(
-            f"SELECT {role} AS id, count(*) AS n FROM {self._views[name]} "
-            f"WHERE source IS NOT NULL AND target IS NOT NULL GROUP BY {role}"
-            for name, role in ends
-        )
-        query = f"SELECT id FROM ({occurrences}) GROUP BY id HAVING sum(n) >= {int(min_count)} ORDER BY id"
-        where = ", ".join(dict.fromkeys(self._sources[name] for name, _ in ends))
-        with _readable(f"entity type {entity!r} ({where})"):
+            listed = ", ".join(f"{kind} as {where}" for kind, where in kinds.items())
+            raise DataError(f"ids of entity type {entity!r} must be all integers or all strings, got {listed}")
+        counted = " UNION ALL ".join(occurrences)
+        query = f"SELECT id FROM ({counted}) GROUP BY id HAVING sum(n) >= {int(min_count)} ORDER BY id"
+        with readable(f"entity type {entity!r}"):
             ids = self._db.sql(query).to_arrow_table().column("id").combine_chunks()
         return ids if pa.types.is_integer(ids.type) else ids.cast(pa.large_string())
 
-    def _mapped(self, name: str, sources: IdColumn, targets: IdColumn) -> tuple[Edges, dict[str, int]]:
-        """Stream a relation's edges and turn its ids into rows; count what is dropped."""
-        view, has = self._views[name], self._has[name]
-        read, null = self._db.sql(
-            f"SELECT count(*), count(*) FILTER (WHERE source IS NULL OR target IS NULL) FROM {view}"
-        ).fetchall()[0]
-        roles = [role for role in _ROLES if role in has]
-        query = f"SELECT {', '.join(roles)} FROM {view} WHERE source IS NOT NULL AND target IS NOT NULL"
-        parts: dict[str, list[NDArray[Any]]] = {role: [] for role in roles}
-        num_bad = dict.fromkeys(roles, 0)
+    def _mapped(
+        self, view: _View, relations: Mapping[str, Relation], columns: Mapping[str, IdColumn]
+    ) -> dict[str, Edges]:
+        """Stream a view's edges, turn their ids into rows and part them by relation."""
+        names = list(view.relations.values())
+        numbers = IdColumn.of(pa.array(view.relations, pa.large_string())) if view.mixed else None
+        ends = {role: _End([getattr(relations[name], role) for name in names], columns) for role in _ENDS}
+        roles = (*view.roles, "relation") if view.mixed else view.roles
+        query = f"SELECT {', '.join(roles)} {view.edges(view.relations)}"
+        parts: dict[str, list[NDArray[Any]]] = {role: [] for role in (*view.roles, "relation")}
+        num_bad = {role: np.zeros(len(names), np.int64) for role in _BAD if role in view.roles}
         for batch in self._db.sql(query).to_arrow_reader(1 << 18):
-            rows = {"source": sources.rows(batch["source"]), "target": targets.rows(batch["target"])}
-            keep = (rows["source"] >= 0) & (rows["target"] >= 0)
-            for role in roles:
-                column = rows[role] if role in rows else batch[role].to_numpy(zero_copy_only=False)
-                parts[role].append(column[keep])
-                num_bad[role] += _num_bad(role, batch[role])
-        for role, what in (("weight", "weights are negative, missing or not finite"), ("time", "rows have no time")):
-            if num_bad.get(role):
-                raise DataError(f"relation {name!r}: {num_bad[role]} {what}")
+            relation = np.zeros(len(batch), np.int64) if numbers is None else numbers.rows(batch["relation"])  # (B,)
+            values = {role: end.rows(batch[role], relation) for role, end in ends.items()} | {"relation": relation}
+            for role in num_bad:
+                values[role] = batch[role].to_numpy(zero_copy_only=False)
+                num_bad[role] += np.bincount(relation[_is_bad(role, values[role])], minlength=len(names))
+            keep = (values["source"] >= 0) & (values["target"] >= 0)
+            for role, part in parts.items():
+                part.append(values[role][keep])
+        for role, counts in num_bad.items():
+            for number in np.flatnonzero(counts)[:1]:
+                raise DataError(f"relation {names[number]!r}: {counts[number]} {_BAD[role]}")
         joined = {role: np.concatenate(part) if part else np.empty(0, np.int64) for role, part in parts.items()}
-        weights, times = joined.get("weight"), joined.get("time")
-        edges = Edges(
-            joined["source"],
-            joined["target"],
-            None if weights is None else weights.astype(np.float32),
-            times,
-        )
-        return edges, {"read": read, "null": null, "below_min_count": read - null - len(edges)}
+        return _parted(names, joined)
+
+    def _summary(self, edges: Mapping[str, Edges]) -> tuple[dict[str, Any], ...]:
+        """Say of every relation what was read and dropped; those that were not asked for share a row."""
+        counts = {name: view.counts.get(text, (0, 0)) for view in self._views for text, name in view.relations.items()}
+        rows = [(name, *counts[name], len(part)) for name, part in edges.items()]
+        summary: list[dict[str, Any]] = [
+            {"relation": name, "read": read, "null": null, "below_min_count": read - null - kept, "edges": kept}
+            for name, read, null, kept in rows
+        ]
+        unknown = [view.counts[text] for view in self._views for text in view.counts.keys() - view.relations.keys()]
+        if unknown:
+            read, null = map(sum, zip(*unknown, strict=True))
+            left_out = f"({len(unknown)} not configured)"
+            summary.append({"relation": left_out, "read": read, "null": null, "below_min_count": 0, "edges": 0})
+        return tuple(summary)
 
 
-@contextmanager
-def _readable(what: str) -> Iterator[None]:
-    """Turn what DuckDB and Arrow raise on unreadable data into a DataError of one line."""
-    try:
-        yield
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).splitlines()[:3])  # of a CSV file: the place, the line, the matter
-        raise DataError(f"{what} cannot be read: {reason}") from error
+class _End:
+    """Ids at one end of a view's edges to rows, each of the entity type that its relation has there.
+
+    Args:
+        types: Entity type of each relation (R,).
+        columns: Entity type to its ids.
+    """
+
+    def __init__(self, types: Sequence[str], columns: Mapping[str, IdColumn]) -> None:
+        number = {entity: position for position, entity in enumerate(dict.fromkeys(types))}
+        self._columns = [columns[entity] for entity in number]
+        self._type_of = np.array([number[entity] for entity in types])  # (R,)
+
+    def rows(self, ids: pa.Array, relation: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the row of each id (B,), -1 where it was left out."""
+        if len(self._columns) == 1:
+            return self._columns[0].rows(ids)
+        rows = np.empty(len(ids), np.int64)
+        types = self._type_of[relation]  # (B,)
+        for number, column in enumerate(self._columns):
+            own = np.flatnonzero(types == number)
+            rows[own] = column.rows(ids.take(pa.array(own)))
+        return rows
 
 
-def _without_unused(
-    relations: Mapping[str, Relation], entities: Mapping[str, pa.Array], edges: Mapping[str, Edges]
-) -> tuple[dict[str, pa.Array], dict[str, Edges]]:
-    """Drop entities that lost all their edges because the other ends were dropped."""
-    used = {entity: np.zeros(len(ids), bool) for entity, ids in entities.items()}
-    for name, relation in relations.items():
-        used[relation.source][edges[name].sources] = True
-        used[relation.target][edges[name].targets] = True
-    if all(mask.all() for mask in used.values()):
-        return dict(entities), dict(edges)
-    new_row = {entity: np.cumsum(mask) - 1 for entity, mask in used.items()}
-    kept = {entity: ids.filter(pa.array(used[entity])) for entity, ids in entities.items()}
-    moved = {
-        name: dataclasses.replace(
-            part,
-            sources=new_row[relations[name].source][part.sources],
-            targets=new_row[relations[name].target][part.targets],
-        )
-        for name, part in edges.items()
-    }
-    return kept, moved
+def _parted(names: Sequence[str], values: Mapping[str, NDArray[Any]]) -> dict[str, Edges]:
+    """Part the edges of several relations (E,), each relation's in their order."""
+    relation = values["relation"]
+    values = {role: value for role, value in values.items() if role != "relation"}
+    if "weight" in values:
+        values["weight"] = values["weight"].astype(np.float32)
+    if len(names) > 1:
+        order = np.argsort(
+            relation.astype(np.min_scalar_type(len(names))), kind="stable"
+        )  # few bits sort in linear time
+        relation, values = relation[order], {role: value[order] for role, value in values.items()}
+    bounds = np.searchsorted(relation, np.arange(len(names) + 1))
+    edges = {}
+    for name, start, end in zip(names, bounds, bounds[1:], strict=False):
+        part = {role: value[start:end] for role, value in values.items()}
+        edges[name] = Edges(part["source"], part["target"], part.get("weight"), part.get("time"))
+    return edges
 
 
-def _converted(role: str, column: str, kind: str, what: str) -> str:
-    """SQL that brings a column to int64 or varchar (ids), double (weight), int64 or double (time)."""
-    name = _quoted(column)
-    if role == "weight":
-        return f"CAST({name} AS DOUBLE)"
-    if role == "time":
-        if kind == "TIMESTAMP WITH TIME ZONE":  # a cast to TIMESTAMP would depend on the machine's time zone
-            return f"epoch_us({name})"
-        if kind.startswith("TIMESTAMP") or kind == "DATE":
-            return f"epoch_us(CAST({name} AS TIMESTAMP))"
-        if kind in _INTEGERS or kind in ("DOUBLE", "FLOAT"):
-            return f"CAST({name} AS {'BIGINT' if kind in _INTEGERS else 'DOUBLE'})"
-        raise DataError(f"{what}: the time column {column!r} is {kind}; expected timestamps or numbers")
-    if kind in _INTEGERS:
-        return f"CAST({name} AS BIGINT)"
-    if kind == "VARCHAR" or kind.startswith("ENUM"):
-        return f"CAST({name} AS VARCHAR)"
-    hint = "; missing values turn integers into floats in pandas" if kind in ("DOUBLE", "FLOAT") else ""
-    raise DataError(f"{what}: the {role} column {column!r} is {kind}; ids must be integers or strings{hint}")
+def _read(found: Collection[str], columns: Columns, roles: Sequence[str], what: str) -> dict[str, str]:
+    """Return role to column, for the roles that have a column."""
+    for role in columns:
+        if role not in roles:
+            raise ConfigError(f"{what}: columns has {role!r}; {closest(role, roles)}")
+    read = {role: columns.get(role, role) for role in roles}
+    for role, column in read.items():
+        if column not in found and (role not in ("weight", "time") or role in columns):
+            raise DataError(f"{what}: no column {column!r} for the {role}; it has: {', '.join(map(str, found))}")
+    return {role: column for role, column in read.items() if column in found}
 
 
-def _id_kind(kind: str) -> str:
-    return "integers" if kind in _INTEGERS else "strings"
+def _triple_columns(found: Collection[str], columns: Columns) -> dict[str, str]:
+    """Add the first names of TRIPLES that are there to the columns that were named."""
+    usual = [{**names, **columns} for names in TRIPLES]
+    return next((names for names in usual if set(names.values()) <= set(found)), usual[0])
 
 
-def _num_bad(role: str, column: pa.Array) -> int:
-    """Count the values that a weight or a time cannot have."""
+def _names(frame: pd.DataFrame | pa.Table) -> list[str]:
+    return list(frame.columns) if isinstance(frame, pd.DataFrame) else list(frame.column_names)
+
+
+def _in_order(texts: Iterable[str | None]) -> list[str]:
+    """Sort as numbers if all are, else as strings; a missing one is left out."""
+    there = [text for text in texts if text is not None]
+    return sorted(there, key=int) if all(_INTEGER.fullmatch(text) for text in there) else sorted(there)
+
+
+def _said_of(unknown: Mapping[str | None, int], view: _View) -> str:
+    """Say how many relations are not configured, and which one the first of them may be."""
+    if None in unknown:
+        return f"{unknown[None]:,} rows have no relation"
+    first = _in_order(unknown)[0]
+    near = difflib.get_close_matches(first, view.relations, n=10, cutoff=0.0)
+    return (
+        f"{len(unknown):,} of {len(view.counts):,} relations ({sum(unknown.values()):,} rows) are not configured; the "
+        f"first is {first!r}; {closest(first, near)}"
+    )
+
+
+def _of_type(ids: pa.Array, like: pa.Array | None, entity: str) -> pa.Array:
+    """Return the ids if another graph's are of their type; no ids are of any type."""
+    if like is None or ids.type == like.type:
+        return ids
+    if len(ids):
+        raise DataError(f"ids of entity type {entity!r} are {ids.type}, and {like.type} in the other graph")
+    return ids.cast(like.type)
+
+
+def _is_bad(role: str, values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Find the values that a weight or a time cannot have; missing ones are NaN here."""
     # Not in SQL: DuckDB believes Parquet's minima and maxima, which leave NaN out.
-    if role != "weight":
-        lost = pa.types.is_floating(column.type) and ~np.isfinite(column.to_numpy(zero_copy_only=False))
-        return int(np.count_nonzero(lost) or column.null_count)
-    weights = column.to_numpy(zero_copy_only=False)
-    return int(np.count_nonzero(~((weights >= 0) & (weights <= _LARGEST))))
-
-
-def _quoted(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    good = (values >= 0) & (values <= _LARGEST) if role == "weight" else np.isfinite(values)
+    return np.asarray(~good)

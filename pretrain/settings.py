@@ -8,23 +8,59 @@ __all__ = ["Settings", "load_settings"]
 import dataclasses
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pretrain.config import Relation, TrainConfig
-from pretrain.graph import Graph
+from pretrain.config import Relation, TrainConfig, check_choice
+from pretrain.graph import Graph, Unknown
 from recokit.errors import ConfigError, RecokitError, closest
 from recokit.table.folder import check_name, local_path
 from recokit.table.version import check_table_name
 
-_TOP = ("version", "output", "relation", "entity", "train", "split")
-_RELATION = (*(field.name for field in dataclasses.fields(Relation)), "path", "columns")
-_ENTITY = ("min_count",)
-_SPLIT: dict[str, type | tuple[type, ...]] = {"fraction": float, "at": (str, int, float, date), "seed": int}
-_SAID = {"fraction": "a number between 0 and 1", "at": "a date or a number", "seed": "a whole number"}
+_Kinds = Mapping[str, tuple[type | tuple[type, ...], str]]  # a key to the types of its value, and to how they are said
+
+_TOP = (
+    "version",
+    "output",
+    "previous",
+    "triples",
+    "relation",
+    "network",
+    "entity",
+    "train",
+    "split",
+    "validation",
+    "tune",
+)
+_RELATION = tuple(field.name for field in dataclasses.fields(Relation))
+_TRAIN = tuple(field.name for field in dataclasses.fields(TrainConfig))
+_COLUMNS = 'a table such as { source = "a_column" }'
+_TRIPLES: _Kinds = {
+    "path": (str, "a path"),
+    "columns": (dict, _COLUMNS),
+    "header": (bool, "true or false"),
+    "entity": (str, "the name of an entity type"),
+    "unknown": (str, "a string"),
+}
+_ENTITY: _Kinds = {
+    "min_count": (int, "a whole number of at least 1"),
+    "alpha": ((int, float), "a number of at least 0"),
+}
+_SPLIT: _Kinds = {
+    "fraction": (float, "a number between 0 and 1"),
+    "at": ((str, int, float, date), "a date or a number"),
+    "seed": (int, "a whole number"),
+}
+_TUNE: _Kinds = {
+    "trials": (int, "a whole number of at least 1"),
+    "seconds": ((int, float), "a number above 0"),
+    "metric": (str, "the name of a metric"),
+    "space": (dict, "a table [tune.space]"),
+}
+_RANGE: _Kinds = {"low": ((int, float), "a number"), "high": ((int, float), "a number"), "log": (bool, "true or false")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +70,19 @@ class Settings:
     Attributes:
         version: Name of the version to export.
         output: The store, a folder of versions.
-        relations: The relations of the network.
+        relations: The relations of the network; empty where triples alone say them.
         paths: Relation to its edge files, a glob of Parquet or CSV.
         columns: Relation to the names of its columns.
         min_count: Entity type to the number of edges that an entity needs.
         train: The settings of the run.
         split: ``fraction`` (and ``seed``) or ``at``: edges to hold out and evaluate on; empty for none.
+        triples: The arguments of ``Graph.from_triples``, where one file holds all relations; else empty.
+        previous: An earlier version or model folder to start from.
+        alpha: Entity type to how strongly its vectors are held to the previous ones.
+        validation: As ``split``, of the edges that are left then: edges to choose settings and epochs on.
+        networks: Network to its relations; empty where all relations are one network.
+        tune: ``trials``, ``seconds``, ``metric`` and ``space`` (field of TrainConfig to a list of choices or to
+            ``low``, ``high``[, ``log``]); empty for none.
     """
 
     version: str
@@ -50,10 +93,21 @@ class Settings:
     min_count: Mapping[str, int]
     train: TrainConfig
     split: Mapping[str, Any]
+    triples: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    previous: Path | None = None
+    alpha: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    validation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    networks: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    tune: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def graph(self) -> Graph:
         """Read the network."""
-        return Graph.from_files(self.paths, self.relations, columns=self.columns, min_count=self.min_count)
+        if not self.triples:
+            return Graph.from_files(self.paths, self.relations, columns=self.columns, min_count=self.min_count)
+        graph = Graph.from_triples(**self.triples, min_count=self.min_count)
+        for name in self.networks:
+            _check_network(name, self.networks, graph.relations)
+        return graph
 
 
 def load_settings(path: str | Path) -> Settings:
@@ -81,46 +135,38 @@ class _Reading:
 
     def settings(self, content: dict[str, Any]) -> Settings:
         self._check_keys(content, _TOP, "")
-        for key in ("version", "output", "relation"):
+        needed = ("version", "output") if "triples" in content else ("version", "output", "relation")
+        for key in needed:
             if key not in content:
                 raise ConfigError(f"{self.path}: {key!r} is missing")
-        rows = content["relation"]
-        if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-            raise self._error("relation", None, "relations are written as [[relation]] tables")
-        relations, paths, columns = [], {}, {}
-        for number, row in enumerate(rows):
-            relation = self._relation(row, number)
-            relations.append(relation)
-            paths[relation.name] = self.path.parent / self._text(row, "path", "relation", number)
-            columns[relation.name] = self._columns(row, number)
-        self._check_names(content, rows)
-        split = self._table(content, "split", tuple(_SPLIT))
-        if split and ("fraction" in split) == ("at" in split):
-            raise self._error("split", None, "give either fraction or at")
-        for key, kinds in _SPLIT.items():
-            if key in split and (isinstance(split[key], bool) or not isinstance(split[key], kinds)):
-                raise self._error("split", key, f"{key} is {split[key]!r}, expected {_SAID[key]}")
-        return Settings(
-            version=content["version"],
-            output=self.path.parent / content["output"],
-            relations=tuple(relations),
-            paths=paths,
-            columns=columns,
-            min_count=self._min_counts(content.get("entity", {})),
-            train=self._train(content),
-            split=split,
-        )
-
-    def _check_names(self, content: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        """Refuse now what could not be a folder after the training: the version, the store, the entity types."""
         with self._at("", "version"):
             check_name(self._text(content, "version"), "version")
-        with self._at("", "output"):
-            local_path(self._text(content, "output"))
-        for number, row in enumerate(rows):
-            for end in ("source", "target"):
-                with self._at("relation", end, number):
-                    check_table_name(row[end], end)
+        rows = self._rows(content, "relation")
+        mixed = "triples" in content
+        relations = tuple(self._relation(row, number, mixed) for number, row in enumerate(rows))
+        triples = self._triples(content, relations, rows) if mixed else {}
+        types = {end for relation in relations for end in (relation.source, relation.target)}
+        entities = self._entities(content, types or {triples.get("entity", "entity")})
+        return Settings(
+            version=content["version"],
+            output=self._path(content, "output"),
+            relations=relations,
+            paths={} if mixed else {row["name"]: self.path.parent / row["path"] for row in rows},
+            columns={} if mixed else {row["name"]: row.get("columns", {}) for row in rows},
+            min_count={name: table["min_count"] for name, table in entities.items() if "min_count" in table},
+            train=self._train(content),
+            split=self._split(content, "split"),
+            triples=triples,
+            previous=self._path(content, "previous") if "previous" in content else None,
+            alpha={name: float(table["alpha"]) for name, table in entities.items() if "alpha" in table},
+            validation=self._split(content, "validation"),
+            networks=self._networks(content, [relation.name for relation in relations]),
+            tune=self._tune(content),
+        )
+
+    def _path(self, content: dict[str, Any], key: str) -> Path:
+        with self._at("", key):
+            return self.path.parent / local_path(self._text(content, key))
 
     @contextmanager
     def _at(self, section: str, key: str | Mapping[str, Any], number: int | None = None) -> Iterator[None]:
@@ -131,44 +177,124 @@ class _Reading:
             named = key if isinstance(key, str) else self._named_key(str(error), key)
             raise self._error(section, named, str(error), number) from error
 
-    def _relation(self, row: dict[str, Any], number: int) -> Relation:
-        self._check_keys(row, _RELATION, "relation", number)
-        for key in ("name", "source", "target", "path"):
+    def _relation(self, row: dict[str, Any], number: int, mixed: bool) -> Relation:
+        own = ("id",) if mixed else ("path", "columns")
+        self._check_keys(row, (*_RELATION, *own), "relation", number)
+        for key in ("name", "source", "target", *own[: not mixed]):
             self._text(row, key, "relation", number)
-        fields = {key: value for key, value in row.items() if key not in ("path", "columns")}
+        if isinstance(row.get("id"), bool) or not isinstance(row.get("id", 0), int | str):
+            raise self._error("relation", "id", f"id must be an integer or a string, got {row['id']!r}", number)
+        self._check_columns(row, "relation", number)
+        for end in ("source", "target"):  # refused now, since a type could not be a folder after the training
+            with self._at("relation", end, number):
+                check_table_name(row[end], end)
+        fields = {key: value for key, value in row.items() if key not in own}
         with self._at("relation", fields, number):
             return Relation(**fields)
 
-    def _columns(self, row: dict[str, Any], number: int) -> dict[str, str]:
-        columns = row.get("columns", {})
+    def _triples(
+        self, content: dict[str, Any], relations: Sequence[Relation], rows: Sequence[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Return the arguments of ``Graph.from_triples``."""
+        table = self._table(content, "triples", _TRIPLES)
+        path = self.path.parent / self._text(table, "path", "triples")
+        self._check_columns(table, "triples")
+        with self._at("triples", "entity"):
+            check_table_name(table.get("entity", "entity"), "entity")
+        with self._at("triples", "unknown"):
+            check_choice("triples", "unknown", table.get("unknown", "refuse"), get_args(Unknown))
+        if relations and "entity" in table:
+            message = "entity has no use beside [[relation]] tables: these say the types of their ends"
+            raise self._error("triples", "entity", message)
+        named = {row.get("id", row["name"]): relation for row, relation in zip(rows, relations, strict=True)}
+        rest = {key: value for key, value in table.items() if key != "path"}
+        return {"data": path, **rest} | ({"relations": named} if named else {})
+
+    def _check_columns(self, table: dict[str, Any], section: str, number: int | None = None) -> None:
+        columns = table.get("columns", {})
         if not isinstance(columns, dict) or not all(isinstance(name, str) for name in columns.values()):
-            raise self._error("relation", "columns", 'columns are written as { source = "a_column" }', number)
-        return columns
+            raise self._error(section, "columns", f"columns is {columns!r}, expected {_COLUMNS}", number)
 
     def _train(self, content: dict[str, Any]) -> TrainConfig:
-        table = self._table(content, "train", [field.name for field in dataclasses.fields(TrainConfig)])
+        table = self._table(content, "train")
+        self._check_keys(table, _TRAIN, "train")
         with self._at("train", table):
             return TrainConfig(**table)
 
-    def _min_counts(self, entities: Any) -> dict[str, int]:
-        counts = {}
+    def _split(self, content: dict[str, Any], name: str) -> dict[str, Any]:
+        split = self._table(content, name, _SPLIT)
+        if split and ("fraction" in split) == ("at" in split):
+            raise self._error(name, None, "give either fraction or at")
+        return split
+
+    def _entities(self, content: dict[str, Any], types: Collection[str]) -> dict[str, dict[str, Any]]:
+        entities = content.get("entity", {})
         if not isinstance(entities, dict) or not all(isinstance(table, dict) for table in entities.values()):
             raise self._error("", "entity", "entity types are written as [entity.NAME] tables")
         for name, table in entities.items():
-            self._check_keys(table, _ENTITY, f"entity.{name}")
-            count = table.get("min_count", 1)
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                message = f"min_count must be a whole number of at least 1, got {count!r}"
-                raise self._error(f"entity.{name}", "min_count", message)
-            counts[name] = count
-        return counts
+            section = f"entity.{name}"
+            if name not in types:
+                raise self._error(section, None, f"no relation has the entity type {name!r}; {closest(name, types)}")
+            self._check_table(table, _ENTITY, section)
+            for key, low in (("min_count", 1), ("alpha", 0)):
+                if not low <= table.get(key, low) < float("inf"):
+                    raise self._error(section, key, f"{key} must be {_ENTITY[key][1]}, got {table[key]!r}")
+        return entities
 
-    def _table(self, content: dict[str, Any], name: str, known: Sequence[str]) -> dict[str, Any]:
+    def _networks(self, content: dict[str, Any], relations: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        networks: dict[str, tuple[str, ...]] = {}
+        rows = self._rows(content, "network")
+        for number, row in enumerate(rows):
+            self._check_keys(row, ("name", "relations"), "network", number)
+            with self._at("network", "name", number):
+                name = check_name(self._text(row, "name", "network", number), "name")
+            named = row.get("relations")
+            if not isinstance(named, list) or not named or not all(isinstance(relation, str) for relation in named):
+                message = f"relations must be a list of names of relations, got {named!r}"
+                raise self._error("network", "relations", message, number)
+            if name in networks:
+                raise self._error("network", "name", f"network {name!r} is there twice", number)
+            networks[name] = tuple(named)
+        for number, name in enumerate(networks if relations else ()):  # else they are known once triples are read
+            with self._at("network", "relations", number):
+                _check_network(name, networks, relations)
+        return networks
+
+    def _tune(self, content: dict[str, Any]) -> dict[str, Any]:
+        tune = self._table(content, "tune", _TUNE)
+        for key in ("trials", "seconds"):
+            if not 0 < tune.get(key, 1) < float("inf"):
+                raise self._error("tune", key, f"{key} must be {_TUNE[key][1]}, got {tune[key]!r}")
+        space = tune.get("space", {})
+        self._check_keys(space, _TRAIN, "tune.space")
+        for key, choices in space.items():
+            with self._at("tune.space", key):
+                _check_choices(key, choices)
+        return tune
+
+    def _rows(self, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
+        rows = content.get(key, [])
+        if (
+            not isinstance(rows, list)
+            or not all(isinstance(row, dict) for row in rows)
+            or not (rows or key not in content)
+        ):
+            raise self._error(key, None, f"{key}s are written as [[{key}]] tables")
+        return rows
+
+    def _table(self, content: dict[str, Any], name: str, kinds: _Kinds | None = None) -> dict[str, Any]:
         table = content.get(name, {})
         if not isinstance(table, dict):
             raise self._error("", name, f"[{name}] must be a table, got {table!r}")
-        self._check_keys(table, known, name)
+        if kinds is not None:
+            self._check_table(table, kinds, name)
         return table
+
+    def _check_table(self, table: Mapping[str, Any], kinds: _Kinds, section: str) -> None:
+        self._check_keys(table, tuple(kinds), section)
+        for key, value in table.items():
+            if not _is_of(value, kinds[key][0]):
+                raise self._error(section, key, f"{key} is {value!r}, expected {kinds[key][1]}")
 
     def _text(self, table: Mapping[str, Any], key: str, section: str = "", number: int | None = None) -> str:
         if key not in table:
@@ -194,7 +320,8 @@ class _Reading:
 
     def _line(self, section: str, key: str | None, number: int | None) -> int:
         """Return the line of a key, of its section's head where it has none of its own, or 1."""
-        here, seen, head = "", -1, 1
+        here, seen, head = "", -1, None
+        full = f"{section}.{key}" if section else str(key)
         for at, line in enumerate(self.lines, start=1):
             heading = re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?\s*(#.*)?$", line)
             if heading:
@@ -204,10 +331,43 @@ class _Reading:
                     head = at
                     if key is None:
                         return at
-                elif not section and key == here.split(".")[0]:
+                elif key is not None and (here == full or here.startswith(f"{full}.")):
                     return at
                 continue
             stands_here = here == section and number in (None, seen) and key is not None
             if stands_here and re.match(rf"\s*[\"']?{re.escape(str(key))}[\"']?\s*(=|\.)", line):
                 return at
-        return head
+        parent, _, name = section.rpartition(".")
+        return self._line(parent, name, None) if head is None and parent else head or 1
+
+
+def _is_of(value: Any, kinds: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and (kinds is bool or not isinstance(value, bool))
+
+
+def _check_choices(name: str, choices: Any) -> None:
+    """Check what a field may be tuned to: a list, or a range."""
+    if isinstance(choices, list) and choices:
+        return
+    if not isinstance(choices, dict):
+        raise ConfigError(f"{name} is {choices!r}, expected a list of choices or {{ low = 1, high = 2 }}")
+    for key, value in choices.items():
+        if key not in _RANGE:
+            raise ConfigError(f"{name} has the unknown key {key!r}; {closest(key, _RANGE)}")
+        if not _is_of(value, _RANGE[key][0]):
+            raise ConfigError(f"{name}: {key} is {value!r}, expected {_RANGE[key][1]}")
+    low, high = choices.get("low"), choices.get("high")
+    if low is None or high is None or not low < high:
+        raise ConfigError(f"{name} goes from low = {low} to high = {high}, expected two numbers in this order")
+    if choices.get("log") and low <= 0:
+        raise ConfigError(f"{name} is drawn by its logarithm, so low must be above 0, got {low}")
+
+
+def _check_network(name: str, networks: Mapping[str, Sequence[str]], relations: Collection[str]) -> None:
+    """Refuse a network of relations that are not there, and networks that leave some out."""
+    for relation in networks[name]:
+        if relation not in relations:
+            raise ConfigError(f"network {name!r} has the relation {relation!r}; {closest(relation, relations)}")
+    lost = [relation for relation in relations if not any(relation in named for named in networks.values())]
+    if lost:
+        raise ConfigError(f"relation {lost[0]!r} is in no network ({len(lost)} of {len(relations)} are in none)")

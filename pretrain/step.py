@@ -1,13 +1,12 @@
-"""One training step: a batch of edges of one relation to a loss and the gradients of every row that took part.
+"""One training step: a batch of edges to a loss and the gradients of every row that took part.
 
-The interface is small so that faster engines can stand behind it: an operator, a comparator and a loss each give a
-value and a gradient by hand (no autograd), the step joins them.  For an edge (s, r, t) and a side to corrupt,
-``score(s, t) = comparator(operator_r(s), t)``; corrupting the target compares the operated source with other targets,
-corrupting the source compares other operated sources with the target; the two losses are added.
-Shapes: B edges, N negatives a side, D dimension, P parameters of the relation.
+The interface is small so that faster engines can stand behind it: movers, a comparator and a loss each give a value
+and a gradient by hand (no autograd), the step joins them.  An edge asks up to two questions, whose losses are added:
+given the source, its target among other targets, and given the target, its source among other sources.
+Shapes: B edges, N negatives a side, D dimension, R relations, P parameters of a relation.
 """
 
-__all__ = ["Batch", "Gradients", "Step"]
+__all__ = ["Batch", "Gradients", "Sampled", "Step"]
 
 from dataclasses import dataclass
 
@@ -16,92 +15,220 @@ from torch import Tensor
 
 from pretrain.comparators import Comparator
 from pretrain.losses import Loss
-from pretrain.operators import Operator
+from pretrain.movers import Form
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """The negatives of one side, shared by the edges of a batch."""
+
+    rows: Tensor  # (N,)
+    log_expected: Tensor | None = None  # (N,) log of how often the draw gives each of them, for the logQ correction
+    known: Tensor | None = None  # (2, A) pairs (edge, negative) that are known edges
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Edges of one relation and the negatives that they share; a side without negatives is not corrupted."""
+    """Edges and the negatives that they share; a side without negatives (None) asks no question.
+
+    ``relations`` are rows of the block of parameters, ``reverse`` those of the reciprocal relations, where there are.
+    """
 
     sources: Tensor  # (B,) rows
     targets: Tensor  # (B,) rows
+    relations: Tensor  # (B,) rows
     weights: Tensor  # (B,) relation weight times edge weight
-    negative_sources: Tensor  # (N,) rows
-    negative_targets: Tensor  # (N,) rows
+    negative_sources: Sampled | None
+    negative_targets: Sampled | None
+    reverse: Tensor | None = None  # (B,) rows
 
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
     """What a step asks the optimizer to do; a row that took part several times stands there several times."""
 
-    loss: Tensor  # ()
-    source_rows: Tensor  # (B + N,)
+    losses: Tensor  # (B,)
+    source_rows: Tensor  # (B + N,) the edges' own rows first
     source_grads: Tensor  # (B + N, D)
     target_rows: Tensor  # (B + N,)
     target_grads: Tensor  # (B + N, D)
-    parameter_grad: Tensor  # (P,)
+    relation_rows: Tensor  # (U,)
+    relation_grads: Tensor  # (U, P)
+    source_bias_grads: Tensor | None = None  # (B + N,)
+    target_bias_grads: Tensor | None = None  # (B + N,)
+
+
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """One question for a whole batch."""
+
+    form: Form
+    anchors: Tensor  # (B, D)
+    candidates: Tensor  # (B + N, D) every anchor's own one first, then the negatives
+    block: Tensor  # (U, P)
+    which: Tensor | None  # (B,) rows of the block
+    weights: Tensor  # (B,)
+    accidental: Tensor  # (B, N) what does not count as a negative
+    log_expected: Tensor | None  # (N,)
+    biases: tuple[Tensor, Tensor] | None  # of the anchors (B,) and the candidates (B + N,)
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """Losses and gradients of one question for a whole batch."""
+
+    losses: Tensor  # (B,)
+    anchors: Tensor  # (B, D)
+    candidates: Tensor  # (B + N, D)
+    block: Tensor  # (U, P)
+    anchor_bias: Tensor  # (B,)
+    candidate_bias: Tensor  # (B + N,)
 
 
 @dataclass(frozen=True)
 class Step:
-    """Loss and gradients of a batch, for one choice of operator, comparator and loss.
+    """Losses and gradients of a batch, for one choice of operator, comparator and loss.
 
     Args:
-        operator: Acts on the source.
+        for_target: How relations enter the question for the target, whose anchors are the sources.
+        for_source: How they enter the question for the source.
         comparator: Gives scores, higher is better.
         loss: Sums over the positives.
         temperature: Scores are divided by it before the loss (1 for the plain losses).
     """
 
-    operator: Operator
+    for_target: Form
+    for_source: Form
     comparator: Comparator
     loss: Loss
     temperature: float = 1.0
 
-    def __call__(self, sources: Tensor, targets: Tensor, parameters: Tensor, batch: Batch) -> Gradients:
-        """Compute loss and gradients.
+    def __call__(
+        self,
+        sources: Tensor,
+        targets: Tensor,
+        block: Tensor,
+        batch: Batch,
+        *,
+        source_bias: Tensor | None = None,
+        target_bias: Tensor | None = None,
+    ) -> Gradients:
+        """Compute losses and gradients.
 
         Args:
             sources: The table (N, D) of the source's entity type.
             targets: The table (N, D) of the target's entity type.
-            parameters: The relation's parameters (P,).
+            block: Parameters (R, P) of the relations.
             batch: The edges and their negatives.
+            source_bias: Biases (N,) of the source's entity type, where the model has them.
+            target_bias: Biases (N,) of the target's entity type.
         """
         size = len(batch.sources)
-        source_rows = torch.cat([batch.sources, batch.negative_sources])
-        target_rows = torch.cat([batch.targets, batch.negative_targets])
-        raw = sources[source_rows]  # (B + N, D)
-        operated = self.operator.forward(raw, parameters)
-        left, left_cache = self.comparator.prepare(operated)
-        right, right_cache = self.comparator.prepare(targets[target_rows])
-        grad_left, grad_right = torch.zeros_like(left), torch.zeros_like(right)
-
-        positive = self.comparator.pairs(left[:size], right[:size]) / self.temperature  # (B,)
-        grad_positive = torch.zeros_like(positive)
-        loss = positive.new_zeros(())
-        for here, there, grad_here, grad_there, own, drawn in (
-            (left, right, grad_left, grad_right, batch.targets, batch.negative_targets),
-            (right, left, grad_right, grad_left, batch.sources, batch.negative_sources),
+        rows = {
+            "source": _joined(batch.sources, batch.negative_sources),
+            "target": _joined(batch.targets, batch.negative_targets),
+        }
+        vectors = {"source": sources[rows["source"]], "target": targets[rows["target"]]}  # (B + N, D)
+        biases = {
+            side: None if table is None else table[rows[side]]
+            for side, table in (("source", source_bias), ("target", target_bias))
+        }
+        grads = {side: torch.zeros_like(part) for side, part in vectors.items()}
+        bias_grads = {side: part.new_zeros(len(part)) for side, part in vectors.items()}
+        losses = batch.weights.new_zeros(size)
+        relation_rows, relation_grads = [], []
+        for form, anchor, asked, sampled, relations in (
+            (self.for_target, "source", "target", batch.negative_targets, batch.relations),
+            (self.for_source, "target", "source", batch.negative_sources, batch.reverse),
         ):
-            if len(drawn) == 0:
+            if sampled is None:
                 continue
-            scores = self.comparator.block(here[:size], there[size:])  # (B, N)
-            if self.temperature != 1.0:
-                scores.div_(self.temperature)
-            scores.masked_fill_(own[:, None] == drawn, -torch.inf)  # accidental positives
-            value, grad_own, grad_scores = self.loss(positive, scores, batch.weights)
-            if self.temperature != 1.0:
-                grad_scores.div_(self.temperature)
-            grad_anchors, grad_drawn = self.comparator.block_backward(here[:size], there[size:], grad_scores)
-            grad_here[:size] += grad_anchors
-            grad_there[size:] += grad_drawn
-            grad_positive += grad_own
-            loss = loss + value
+            unique, which = _distinct(batch.relations if relations is None else relations)
+            accidental = rows[asked][:size, None] == sampled.rows  # (B, N)
+            if sampled.known is not None:
+                accidental[sampled.known[0], sampled.known[1]] = True
+            anchor_bias, asked_bias = biases[anchor], biases[asked]
+            answer = self._ask(
+                _Question(
+                    form,
+                    vectors[anchor][:size],
+                    vectors[asked],
+                    block[unique],
+                    which,
+                    batch.weights,
+                    accidental,
+                    sampled.log_expected,
+                    None if anchor_bias is None or asked_bias is None else (anchor_bias[:size], asked_bias),
+                )
+            )
+            losses += answer.losses
+            grads[anchor][:size] += answer.anchors
+            grads[asked] += answer.candidates
+            bias_grads[anchor][:size] += answer.anchor_bias
+            bias_grads[asked] += answer.candidate_bias
+            relation_rows.append(unique)
+            relation_grads.append(answer.block)
+        return Gradients(
+            losses,
+            rows["source"],
+            grads["source"],
+            rows["target"],
+            grads["target"],
+            torch.cat(relation_rows) if relation_rows else batch.relations[:0],
+            torch.cat(relation_grads) if relation_grads else block[:0],
+            None if source_bias is None else bias_grads["source"],
+            None if target_bias is None else bias_grads["target"],
+        )
 
-        grad_a, grad_b = self.comparator.pairs_backward(left[:size], right[:size], grad_positive / self.temperature)
-        grad_left[:size] += grad_a
-        grad_right[:size] += grad_b
-        grad_operated = self.comparator.prepare_backward(left, left_cache, grad_left)
-        source_grads, parameter_grad = self.operator.backward(raw, parameters, grad_operated)
-        target_grads = self.comparator.prepare_backward(right, right_cache, grad_right)
-        return Gradients(loss, source_rows, source_grads, target_rows, target_grads, parameter_grad)
+    def _ask(self, ask: _Question) -> _Answer:
+        """Score every anchor's own candidate and the negatives, and go all the way back."""
+        size, comparator, mover = len(ask.anchors), self.comparator, ask.form.mover
+        moves_anchors = ask.form.moves == "anchors"
+        moved = (ask.anchors, ask.block, ask.which) if moves_anchors else (ask.candidates, ask.block, None)
+        shifted, offset = mover.forward(*moved)
+        queries, query_cache = comparator.prepare(shifted if moves_anchors else ask.anchors)
+        prepared, candidate_cache = comparator.prepare(ask.candidates if moves_anchors else shifted)
+        own, drawn = prepared[:size], prepared[size:]
+        positive, pair_cache = comparator.pairs(queries, own)  # (B,)
+        scores, block_cache = comparator.block(queries, drawn)  # (B, N)
+        if ask.biases is not None:
+            anchor_bias, candidate_bias = ask.biases
+            offset = anchor_bias if offset is None else offset + anchor_bias
+            positive = positive + candidate_bias[:size]
+            scores += candidate_bias[size:]
+        if offset is not None:
+            positive = positive + offset
+            scores += offset[:, None]
+        if self.temperature != 1.0:
+            positive = positive / self.temperature
+            scores.div_(self.temperature)
+        if ask.log_expected is not None:
+            scores -= ask.log_expected
+        scores.masked_fill_(ask.accidental, -torch.inf)
+
+        losses, grad_positive, grad_scores = self.loss(positive, scores, ask.weights)
+        if self.temperature != 1.0:
+            grad_positive = grad_positive / self.temperature
+            grad_scores.div_(self.temperature)
+        grad_offset = grad_positive + grad_scores.sum(1) if self.loss.sees_offsets else torch.zeros_like(positive)
+        grad_drawn_bias = grad_scores.sum(0)  # (N,)
+        grad_queries, grad_own = comparator.pairs_backward(queries, own, pair_cache, grad_positive)
+        grad_anchors, grad_drawn = comparator.block_backward(queries, drawn, block_cache, grad_scores)
+        grad_anchors = comparator.prepare_backward(queries, query_cache, grad_anchors + grad_queries)
+        grad_candidates = comparator.prepare_backward(prepared, candidate_cache, torch.cat([grad_own, grad_drawn]))
+        if moves_anchors:
+            grad_anchors, grad_block = mover.backward(*moved, grad_anchors, grad_offset)
+        else:
+            grad_candidates, grad_block = mover.backward(*moved, grad_candidates, grad_offset)
+        bias_grads = torch.cat([grad_positive, grad_drawn_bias])
+        return _Answer(losses, grad_anchors, grad_candidates, grad_block, grad_offset, bias_grads)
+
+
+def _joined(own: Tensor, sampled: Sampled | None) -> Tensor:
+    return own if sampled is None else torch.cat([own, sampled.rows])
+
+
+def _distinct(relations: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the distinct relations (U,) of a batch and which of them every edge has, None where there is one."""
+    unique, which = torch.unique(relations, return_inverse=True)
+    return unique, None if len(unique) == 1 else which

@@ -1,15 +1,20 @@
 """The training loop, in the order in which it runs.
 
-An epoch cuts every relation's edges, shuffled, into batches of one relation each and trains the batches of all
-relations in random order.  A batch draws one block of negatives a side, the step gives loss and gradients, row-wise
-Adagrad applies them.  Everything random comes from one seeded generator, so that the same seed gives the same bytes.
+An epoch cuts the shuffled edges into batches and trains those of all relations in random order.  A batch draws one
+block of negatives a side, the step gives loss and gradients, row-wise Adagrad applies them (``pretrain.run``).  Between
+batches the run may be written down, after an epoch it may be looked at: both leave its numbers as they are, so that the
+same seed gives the same bytes, killed and resumed or not.
 """
 
 __all__ = ["train"]
 
+import dataclasses
+import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +22,15 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pretrain.comparators import COMPARATORS
-from pretrain.config import Relation, TrainConfig
+from pretrain.checkpoint import Checkpoints
+from pretrain.config import TrainConfig
+from pretrain.evaluate import evaluate
 from pretrain.graph import Graph
-from pretrain.losses import LOSSES
 from pretrain.model import Model
-from pretrain.negatives import NegativeSampler
-from pretrain.operators import OPERATORS
-from pretrain.optimizer import adagrad_, row_adagrad_
-from pretrain.step import Batch, Gradients, Step
-from recokit.errors import ConfigError, DataError
+from pretrain.reach import check_reach
+from pretrain.run import Run
+from pretrain.warm import carry
+from recokit.errors import ConfigError, DataError, closest
 from recokit.overlap import edge_sketch
 
 _SKETCH_SIZE = 1024  # hashes a relation: 11 KB in the meta; enough to see an overlap of one in a hundred
@@ -40,6 +44,12 @@ def train(
     *,
     device: str | torch.device | None = None,
     callback: Callback | None = None,
+    previous: Model | None = None,
+    carry_state: bool = True,
+    validation: Graph | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    resume: bool = False,
 ) -> Model:
     """Learn vectors of all entities and parameters of all relations from the edges of a graph.
 
@@ -51,53 +61,221 @@ def train(
         config: The settings; ``TrainConfig()`` if not given.
         device: Where to train; a CUDA device if there is one, else the CPU.
         callback: Called with a mapping after every step (``event="step"``: epoch, epochs, edges done, edges in the
-            epoch) and after every epoch (``event="epoch"``: epoch, epochs, loss, edges_per_second, losses). What it
-            raises ends the training.
+            epoch) and after every epoch (``event="epoch"``: epoch, epochs, loss, edges_per_second, losses, and the
+            metric where it was validated). What it raises ends the training.
+        previous: Start from this model (TwHIN 7.2): vectors, relations and the optimizer's state are carried by id, new
+            entities start from their neighbours (Eq. 5) or, without any, at random.
+        carry_state: Carry the optimizer's state too; without it the first steps undo much of the start.
+        validation: Held-out edges to look at every ``config.evaluate_every`` epochs; the best epoch's model is
+            returned, and with ``config.patience`` training ends early.
+        checkpoint: A folder to write the run down in from time to time; it stays when the run has ended, and then
+            holds its end.
+        checkpoint_seconds: Time between two checkpoints.
+        resume: Go on from the checkpoint in the folder, if there is one.
 
     Returns:
         The trained model, on the device.
 
     Raises:
+        ConfigError: The settings do not go with the graph, a relation's parameters could never learn, or validation
+            is needed and not given.
         DataError: The graph has no edges, or loss or vectors are no longer finite (a learning rate far too high).
+        VersionError: The checkpoint is of another run, or there is one and ``resume`` is not asked for.
     """
     config = config or TrainConfig()
     device = _device(device)
     if not any(len(edges) for edges in graph.edges.values()):
         raise DataError("train: the graph has no edges")
+    if (config.patience or config.restarts > 1) and validation is None:
+        raise ConfigError("patience and restarts need a validation graph, whose metric they look at")
+    _check_alpha(graph, config, previous)
+    check_reach(graph.relations.values(), config)
+    models = []
     with _matmul_precision(config.precision), _determinism(config.deterministic and device.type == "cuda"):
-        return _train(graph, config, device, callback)
+        for number in range(config.restarts):
+            own = dataclasses.replace(config, seed=config.seed + number)
+            run = Run(graph, own, device)
+            start = {} if previous is None else {"start": carry(previous, run, carry_state=carry_state)}
+            checkpoints = None
+            if checkpoint is not None:
+                folder = Path(checkpoint) / f"restart-{number}" if config.restarts > 1 else checkpoint
+                identity = _identity(graph, own, previous)
+                checkpoints = Checkpoints(folder, identity, seconds=checkpoint_seconds, resume=resume)
+            models.append(_Training(run, callback, validation, checkpoints).model(start))
+            if number:  # the best so far alone is kept
+                models = [max(models, key=_best_metric)]
+    return models[0]
 
 
-def _train(graph: Graph, config: TrainConfig, device: torch.device, callback: Callback | None) -> Model:
-    run = _Run(graph, config, device)
-    total = sum(len(edges) for edges in graph.edges.values())
-    history: list[dict[str, Any]] = []
-    for epoch in range(1, config.epochs + 1):
-        started, done = time.perf_counter(), 0
-        losses = {name: torch.zeros((), device=device) for name in graph.relations}
-        for name, edges in run.batches():
-            losses[name] += run.step(name, edges)
-            done += len(edges)
-            if callback:
-                callback({"event": "step", "epoch": epoch, "epochs": config.epochs, "done": done, "edges": total})
-        per_relation = {name: loss.item() / (run.total_weight(name) or 1.0) for name, loss in losses.items()}
-        loss = sum(loss.item() for loss in losses.values()) / total
-        if not np.isfinite(loss):
-            raise DataError(f"train: the loss is {loss} after epoch {epoch}; try a lower learning_rate")
+def _best_metric(model: Model) -> float:
+    return max((record.get(model.config.metric, -math.inf) for record in model.epochs), default=-math.inf)
+
+
+def _check_alpha(graph: Graph, config: TrainConfig, previous: Model | None) -> None:
+    """Refuse a penalty on leaving a model that is not there, or of an entity type that is not."""
+    alphas = config.alpha if isinstance(config.alpha, Mapping) else {}
+    for entity in alphas:
+        if entity not in graph.entities:
+            raise ConfigError(f"alpha names the entity type {entity!r}; {closest(entity, graph.entities)}")
+    if previous is None and any(alphas.values() if alphas else (config.alpha,)):
+        raise ConfigError("alpha holds vectors near those of a previous model: give previous=")
+
+
+class _Training:
+    """The epochs of a run, what was seen after each, and where in them it stands."""
+
+    def __init__(
+        self, run: Run, callback: Callback | None, validation: Graph | None, checkpoints: Checkpoints | None
+    ) -> None:
+        self.run, self.callback, self.validation, self.checkpoints = run, callback, validation, checkpoints
+        self.config = run.config
+        self.epoch, self.batch = 1, 0  # the next batch to train
+        self.history: list[dict[str, Any]] = []
+        self.losses = torch.zeros(len(run.graph.relations), dtype=torch.float64, device=run.device)
+        self.best: dict[str, Tensor] = {}  # the tensors of the best epoch so far, where they are not the last one's
+        self.total = sum(len(group) for group in run.groups)
+
+    def model(self, meta: Mapping[str, Any]) -> Model:
+        """Train to the end and put the results together; ``meta`` is added to what the model knows of itself."""
+        self._resume()
+        while self.epoch <= self.config.epochs and not self._out_of_patience():
+            self._train_epoch()
+        self._checkpoint()
+        for name, tensor in self.run.tensors().items():  # the last steps have no loss to tell
+            if not torch.isfinite(tensor).all():
+                raise DataError(f"train: what was learned of {name!r} is not finite; try a lower learning_rate")
+        for name, tensor in self.best.items():
+            self.run.tensors()[name].copy_(tensor)
+        meta = {**_meta(self.run.graph), **meta}
+        if self.best:
+            meta["best_epoch"] = self._best_epoch()
+        return self.run.model(self.history, meta)
+
+    def _train_epoch(self) -> None:
+        run, config = self.run, self.config
+        started, total_steps = time.perf_counter(), config.epochs * run.num_batches()
+        batches = run.batches(self.epoch)
+        before = (self.epoch - 1) * len(batches)
+        done = sum(len(positions) for _, positions in batches[: self.batch])
+        first = done
+        for group, positions in batches[self.batch :]:
+            run.step(group, positions, self.losses, _rate(config, before + self.batch, total_steps))
+            self.batch += 1
+            done += len(positions)
+            if self.callback:
+                event = {"event": "step", "epoch": self.epoch, "epochs": config.epochs}
+                self.callback({**event, "done": done, "edges": self.total})
+            if self.checkpoints and self.batch < len(batches) and self.checkpoints.due():
+                self._checkpoint()
+        speed = (done - first) / (time.perf_counter() - started)
+        self._end_epoch(speed)
+
+    def _end_epoch(self, speed: float) -> None:
+        losses = self.losses.cpu().numpy()
+        per_relation = losses / np.where(self.run.weight_of > 0, self.run.weight_of, 1.0)
+        loss = float(losses.sum()) / self.total
+        if not math.isfinite(loss):
+            raise DataError(f"train: the loss is {loss} after epoch {self.epoch}; try a lower learning_rate")
         record = {
-            "epoch": epoch,
+            "epoch": self.epoch,
             "loss": loss,
-            "edges_per_second": total / (time.perf_counter() - started),
-            "losses": per_relation,
+            "losses": dict(zip(self.run.graph.relations, per_relation.tolist(), strict=True)),
         }
-        # The speed is not part of the model: the same seed gives the same bytes.
-        history.append({key: value for key, value in record.items() if key != "edges_per_second"})
-        if callback:
-            callback({"event": "epoch", "epochs": config.epochs, **record})
-    for name, tensor in (*run.vectors.items(), *run.parameters.items()):  # the last steps have no loss to tell
-        if not torch.isfinite(tensor).all():
-            raise DataError(f"train: what was learned of {name!r} is not finite; try a lower learning_rate")
-    return run.model(graph, history, _meta(graph))
+        if self.validation is not None and self.epoch % self.config.evaluate_every == 0:
+            record[self.config.metric] = self._validate(self.validation)
+        self.history.append(record)  # without the speed: the same seed gives the same bytes
+        if self.config.metric in record and self._best_epoch() == self.epoch:
+            self.best = {name: tensor.clone() for name, tensor in self.run.tensors().items()}
+        if self.callback:
+            event = {"event": "epoch", "epochs": self.config.epochs, "edges_per_second": speed}
+            self.callback({**event, **record})
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.losses.zero_()
+        if self.checkpoints and self.checkpoints.due():
+            self._checkpoint()
+
+    def _validate(self, validation: Graph) -> float:
+        metric = self.config.metric
+        cut = int(metric.partition("@")[2] or 10)
+        # The validation edges may be of any relation; an entity that was never trained on is as hard as it is.
+        evaluation = evaluate(
+            self.run.model([], {}), validation, known=self.run.graph, k=(cut,), sides=self.config.sides, name="run"
+        )
+        return evaluation.value(metric)
+
+    def _best_epoch(self) -> int:
+        """Return the first epoch with the best metric; 0 where there is none."""
+        seen = [
+            (record[self.config.metric], -record["epoch"]) for record in self.history if self.config.metric in record
+        ]
+        return -max(seen)[1] if seen else 0
+
+    def _out_of_patience(self) -> bool:
+        since = [
+            record for record in self.history if record["epoch"] > self._best_epoch() and self.config.metric in record
+        ]
+        return bool(self.config.patience) and len(since) >= self.config.patience
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _checkpoint(self) -> None:
+        if self.checkpoints is None:
+            return
+        arrays = {f"run/{name}": tensor for name, tensor in self.run.tensors().items()}
+        arrays |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        arrays |= {"losses": self.losses, "generator": self.run.sampler_generator.get_state()}
+        numbers = {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
+        record = {"epoch": self.epoch, "batch": self.batch, "history": self.history}
+        self.checkpoints.save(self.epoch, self.batch, record, numbers)
+
+    def _resume(self) -> None:
+        found = None if self.checkpoints is None else self.checkpoints.load()
+        if found is None:
+            return
+        record, numbers = found
+        arrays = {name: torch.from_numpy(array) for name, array in numbers.items()}
+        self.epoch, self.batch, self.history = record["epoch"], record["batch"], record["history"]
+        self.losses.copy_(arrays["losses"])
+        self.run.sampler_generator.set_state(arrays["generator"])
+        for name, tensor in self.run.tensors().items():
+            tensor.copy_(arrays[f"run/{name}"])
+        if any(name.startswith("best/") for name in arrays):
+            self.best = {name: arrays[f"best/{name}"].to(tensor.device) for name, tensor in self.run.tensors().items()}
+
+
+def _rate(config: TrainConfig, step: int, total: int) -> float:
+    """Return the factor of the learning rates at a step (from 0) of ``total``."""
+    rising = config.warmup * total
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    gone = (step - rising) / max(total - rising, 1)
+    match config.schedule:
+        case "linear":
+            return 1 - gone
+        case "cosine":
+            return 0.5 + 0.5 * math.cos(math.pi * gone)
+        case "constant":
+            return 1.0
+
+
+def _identity(graph: Graph, config: TrainConfig, previous: Model | None) -> dict[str, Any]:
+    """Return what makes a run this run: its settings, relations, edges and start."""
+    edges = hashlib.sha256()
+    for name in graph.relations:
+        part = graph.edges[name]
+        for array in (part.sources, part.targets, part.weights):
+            edges.update(b"-" if array is None else np.ascontiguousarray(array).data)
+    start = hashlib.sha256()
+    if previous is not None:
+        for tensor in previous.vectors.values():
+            start.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+    return {
+        **dataclasses.asdict(config),
+        "relations": [dataclasses.asdict(relation) for relation in graph.relations.values()],
+        "entities": {entity: len(ids) for entity, ids in graph.entities.items()},
+        "edges": edges.hexdigest(),
+        "previous": start.hexdigest() if previous is not None else None,
+    }
 
 
 def _device(wanted: str | torch.device | None) -> torch.device:
@@ -157,127 +335,3 @@ def _meta(graph: Graph) -> dict[str, Any]:
         },
         "edge_sketches": sketches,
     }
-
-
-class _Run:
-    """State of a training run: tables, accumulators, edges and samplers, all on one device."""
-
-    def __init__(self, graph: Graph, config: TrainConfig, device: torch.device) -> None:
-        self.config, self.relations, self.device = config, graph.relations, device
-        # Everything is drawn on the CPU first, so that a seed means the same start on every device.
-        self.generator = torch.Generator().manual_seed(config.seed)
-        # A seed of its own, so that negatives do not repeat the numbers of the first vectors.
-        own_seed = int(torch.randint(2**62, (), generator=self.generator))
-        self.sampler_generator = torch.Generator(device).manual_seed(own_seed)
-        self.degrees = {entity: graph.degrees(entity, weighing=True) for entity in graph.entities}
-        self.vectors = {
-            entity: (torch.randn(len(ids), config.dim, generator=self.generator) * config.init_scale).to(device)
-            for entity, ids in graph.entities.items()
-        }
-        self.vector_state = {entity: torch.zeros(len(ids), device=device) for entity, ids in graph.entities.items()}
-        self.steps, self.parameters, self.negatives, self.samplers = {}, {}, {}, {}
-        self.sources, self.targets, self.weights = {}, {}, {}
-        for name, relation in graph.relations.items():
-            operator = OPERATORS[relation.operator or config.operator]
-            self.steps[name] = Step(operator, COMPARATORS[config.comparator], LOSSES[config.loss], config.temperature)
-            self.parameters[name] = operator.start(config.dim).to(device)
-            self.negatives[name] = _Negatives.of(relation, config)
-            edges = graph.edges[name]
-            self.sources[name] = torch.tensor(edges.sources, device=device)
-            self.targets[name] = torch.tensor(edges.targets, device=device)
-            ones = np.ones(len(edges), np.float32)
-            weight = (ones if edges.weights is None else edges.weights) * np.float32(relation.weight)
-            self.weights[name] = torch.tensor(weight, device=device)
-            self.samplers[name] = tuple(
-                NegativeSampler(np.bincount(rows, minlength=graph.num_entities(entity)), device=device)
-                for rows, entity in ((edges.sources, relation.source), (edges.targets, relation.target))
-            )
-        self.parameter_state = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
-
-    def total_weight(self, name: str) -> float:
-        """Sum of the edge weights of a relation."""
-        return float(self.weights[name].sum())
-
-    def batches(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield (relation, positions of its edges) for one epoch, batches of all relations in random order."""
-        jobs = [
-            (name, positions)
-            for name, sources in self.sources.items()
-            for positions in torch.randperm(len(sources), generator=self.generator).split(self.config.batch_size)  # type: ignore[no-untyped-call]
-            if len(positions)
-        ]
-        for job in torch.randperm(len(jobs), generator=self.generator).tolist():
-            yield jobs[job][0], jobs[job][1].to(self.device)
-
-    def step(self, name: str, positions: Tensor) -> Tensor:
-        """Train one batch and return its loss ()."""
-        relation, counts = self.relations[name], self.negatives[name]
-        sources, targets = self.sources[name][positions], self.targets[name][positions]
-        from_sources, from_targets = self.samplers[name]
-        batch = Batch(
-            sources,
-            targets,
-            self.weights[name][positions],
-            counts.draw(from_sources, sources, self.sampler_generator) if counts.of_sources else sources[:0],
-            counts.draw(from_targets, targets, self.sampler_generator) if counts.of_targets else targets[:0],
-        )
-        gradients = self.steps[name](
-            self.vectors[relation.source], self.vectors[relation.target], self.parameters[name], batch
-        )
-        self._update(relation, gradients)
-        adagrad_(
-            self.parameters[name],
-            self.parameter_state[name],
-            gradients.parameter_grad,
-            self.config.relation_learning_rate,
-        )
-        return gradients.loss
-
-    def _update(self, relation: Relation, gradients: Gradients) -> None:
-        parts = [
-            (relation.source, gradients.source_rows, gradients.source_grads),
-            (relation.target, gradients.target_rows, gradients.target_grads),
-        ]
-        if relation.source == relation.target:  # one table: both ends count as one gradient
-            parts = [(relation.source, torch.cat([parts[0][1], parts[1][1]]), torch.cat([parts[0][2], parts[1][2]]))]
-        for entity, rows, grads in parts:
-            row_adagrad_(self.vectors[entity], self.vector_state[entity], rows, grads, self.config.learning_rate)
-
-    def model(self, graph: Graph, epochs: list[dict[str, Any]], meta: dict[str, Any]) -> Model:
-        """Put the results together."""
-        return Model(
-            self.config,
-            graph.relations,
-            graph.entities,
-            self.vectors,
-            self.parameters,
-            self.vector_state,
-            self.parameter_state,
-            self.degrees,
-            epochs,
-            meta,
-        )
-
-
-class _Negatives:
-    """How many negatives of each kind a relation draws, and for which sides."""
-
-    def __init__(self, uniform: int, prevalence: int, in_batch: int, sides: str) -> None:
-        self.uniform, self.prevalence, self.in_batch = uniform, prevalence, in_batch
-        self.of_sources, self.of_targets = sides in ("both", "source"), sides in ("both", "target")
-
-    @classmethod
-    def of(cls, relation: Relation, config: TrainConfig) -> "_Negatives":
-        def chosen(field: str) -> int:
-            own = getattr(relation, field)
-            return int(getattr(config, field) if own is None else own)
-
-        counts = [chosen(field) for field in ("uniform_negatives", "prevalence_negatives", "in_batch_negatives")]
-        if not sum(counts):
-            raise ConfigError(f"relation {relation.name!r} has no negatives: without them nothing is learned")
-        return cls(counts[0], counts[1], counts[2], relation.sides or config.sides)
-
-    def draw(self, sampler: NegativeSampler, own: Tensor, generator: torch.Generator) -> Tensor:
-        """Rows (N,): uniform, then prevalence, then the batch's first edges (the order in a batch is random)."""
-        rows = sampler.draw(self.uniform, self.prevalence, generator)
-        return torch.cat([rows, own[: self.in_batch]]) if self.in_batch else rows

@@ -23,6 +23,7 @@ __all__ = [
     "compare_rankers",
     "evaluate_candidates",
     "evaluate_ranker",
+    "inductive_vectors",
     "load_index",
     "open_version",
     "read_frame",
@@ -35,6 +36,7 @@ from recokit.evaluate import compare_candidates, compare_rankers, evaluate_candi
 from recokit.features import Bag, FeatureSpec, Pretrained
 from recokit.frame import read_frame
 from recokit.index import ExactIndex, FaissIndex, HNSWIndex, load_index
+from recokit.inductive import inductive_vectors
 from recokit.overlap import LeakWarning
 from recokit.report import Report
 from recokit.table import EmbeddingStore, EmbeddingTable, RelationParameters, Version, open_version, write_version

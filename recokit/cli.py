@@ -5,7 +5,7 @@ so that this package needs no trainer.  People get tables, machines get ``--json
 standard error and exit code 2.
 """
 
-__all__ = ["app", "emit", "main", "text_table"]
+__all__ = ["app", "emit", "find_relation", "main", "text_table"]
 
 import json
 import re
@@ -160,7 +160,7 @@ def neighbors(
     queries = opened.table(table)
     chosen = None
     if relation is not None:
-        chosen = _relation(opened, relation)
+        chosen = find_relation(opened, relation)
         if chosen.source != queries.entity:
             raise ConfigError(f"{relation!r} starts at {chosen.source!r}, but table {table!r} holds {queries.entity!r}")
     target = queries if chosen is None else opened.table(chosen.target)
@@ -197,7 +197,7 @@ def evaluate(
     from recokit.table import open_version
 
     opened = open_version(path)
-    ends = _relation(opened, relation)
+    ends = find_relation(opened, relation)
     columns = {"query": source, "candidate": target}
     queries, items = opened.table(ends.source), opened.table(ends.target)
     types = {"query": queries.id_type, "candidate": items.id_type}
@@ -244,7 +244,8 @@ def evaluate(
     emit(json.loads(report.to_json()), as_json, report.to_rich())
 
 
-def _relation(version: "Version", name: str) -> "RelationParameters":
+def find_relation(version: "Version", name: str) -> "RelationParameters":
+    """Return a relation of a version by name; a ConfigError names the nearest."""
     if name not in version.relations:
         raise ConfigError(f"version {version.name!r} has no relation {name!r}; {closest(name, version.relations)}")
     return version.relations[name]

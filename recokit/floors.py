@@ -1,34 +1,36 @@
-"""Floors: three recommenders that a trained one has to beat, with nothing to tune but one number each.
+"""Floors: recommenders that a trained one has to beat, with nothing to tune but one choice each.
 
 ``Popularity`` is what everyone likes, ``ItemKNN`` what people who liked the same also liked, ``EASE`` a ridge
-regression of every item on all others. Many published networks do not reach them (Ferrari Dacrema et al. 2019).
+regression of every item on all others; ``FollowCosine`` compares the follows of users where users are what is
+recommended. Many published networks do not reach them (Ferrari Dacrema et al. 2019).
 
     floor = EASE.fit(train)                                     # columns query, candidate[, weight]
     floor.recommend(users, k=100, exclude=train)                # query, candidate, score, rank
 
 Decisions: a pair that occurs several times counts once, or with the sum of its weights where ``weight`` names a column.
 Equal scores stand in the order of ``items``, which is ascending by id, so that no order of rows decides a tie. A query
-without history gets no candidates from ``ItemKNN`` and ``EASE``; they are not popularity in disguise.
+without history gets no candidates from any but ``Popularity``; they are not popularity in disguise.
 
 Shapes: U queries (users) with interactions, I items, X the matrix of their interactions (U, I).
 """
 
-__all__ = ["EASE", "ItemKNN", "Popularity"]
+__all__ = ["EASE", "FollowCosine", "FollowVector", "ItemKNN", "Popularity"]
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-from recokit.errors import ConfigError, DataError
+from recokit.errors import ConfigError, DataError, closest
 from recokit.metrics.arrays import as_pairs, as_weight, at_least_one, same_ids
 
 Scores = npt.NDArray[np.floating]
 Rows = npt.NDArray[np.int64]
+FollowVector = Literal["follows", "followers"]
 
 CHUNK = 2**23  # scores held at once: 64 MiB of float64
 
@@ -244,6 +246,90 @@ class EASE:
             return dense
 
         return _recommend(ids, _known(ids, self.queries), self.items, score, k=k, exclude=exclude)
+
+
+@dataclass(frozen=True, eq=False)
+class FollowCosine:
+    """Cosine of sparse users, where queries and candidates are accounts of one kind (TwHIN 6.1, "Sparse-Follow").
+
+    The paper says no more than "sparse user representation based on account follows". Of an account a this knows two
+    vectors over all A accounts: those that a follows, row a of X, and those that follow a, column a of X. With one
+    chosen for the queries u and one for the candidates c,
+
+        score(u, c) = <x_u, y_c> / (|x_u| |y_c|),
+
+    two choices read the paper's words, and a third is often better:
+
+        follows, follows        they follow the same accounts: the user representation, the same on both sides
+        followers, followers    the same accounts follow them: ``ItemKNN``'s cosine, of the query itself
+        follows, followers      paths of two steps: those whom u follows, follow c
+
+    Only accounts of positive score are recommended, and never the query itself.
+
+    Attributes:
+        accounts: Ids that follow or are followed, ascending.
+        queries: The vectors x of the accounts as queries, sparse (A, A).
+        candidates: The vectors y of the accounts as candidates, sparse (A, A).
+    """
+
+    accounts: pd.Index
+    queries: sparse.csr_matrix
+    candidates: sparse.csr_matrix
+
+    @classmethod
+    def fit(
+        cls,
+        interactions: pd.DataFrame,
+        *,
+        query_vector: FollowVector = "follows",
+        candidate_vector: FollowVector = "follows",
+        query: str = "query",
+        candidate: str = "candidate",
+        weight: str | None = None,
+    ) -> "FollowCosine":
+        """Choose the vectors of both sides.
+
+        Args:
+            interactions: One row per follow; both ends are accounts.
+            query_vector: What stands for an account that asks.
+            candidate_vector: What stands for an account that may be recommended.
+            query: Column of those who follow.
+            candidate: Column of those whom they follow.
+            weight: Column of weights, or None.
+
+        Raises:
+            ConfigError: A choice of vector does not exist.
+            DataError: The two columns hold ids of different types, or what ``Popularity`` refuses.
+        """
+        queries, items, matrix = _matrix(interactions, query, candidate, weight)
+        same_ids(queries.to_series(name=query), items.to_series(name=candidate), ("queries", "candidates"))
+        accounts = queries.union(items)
+        coordinates = matrix.tocoo()
+        row, column = accounts.get_indexer(queries)[coordinates.row], accounts.get_indexer(items)[coordinates.col]
+        square = sparse.csr_matrix((coordinates.data, (row, column)), shape=(len(accounts),) * 2)
+        return cls(accounts, _rows_of(square, query_vector), _rows_of(square, candidate_vector))
+
+    def recommend(self, queries: Iterable[Any], k: int, exclude: pd.DataFrame | None = None) -> pd.DataFrame:
+        """Recommend up to ``k`` other accounts of positive score that ``exclude`` (query, candidate) does not hold."""
+        ids = _distinct(queries)
+        squared = [np.asarray(side.power(2).sum(axis=1)).ravel() for side in (self.queries, self.candidates)]  # (A,)
+
+        def score(rows: Rows) -> Scores:
+            dense: Scores = (self.queries[rows] @ self.candidates.T).toarray()
+            dense[np.arange(len(rows)), rows] = 0.0
+            listed = dense > 0.0  # an empty vector has no cosine
+            # The root of one quotient: cosines that are equal stay equal.
+            square = np.divide(dense**2, np.outer(squared[0][rows], squared[1]), out=dense, where=listed)
+            return np.where(listed, np.sqrt(square), -np.inf)
+
+        return _recommend(ids, _known(ids, self.accounts), self.accounts, score, k=k, exclude=exclude)
+
+
+def _rows_of(square: sparse.csr_matrix, vector: FollowVector) -> sparse.csr_matrix:
+    """Take the rows of a square matrix for the follows, its columns for the followers."""
+    if vector not in get_args(FollowVector):
+        raise ConfigError(f"vector {vector!r} does not exist; {closest(str(vector), get_args(FollowVector))}")
+    return square if vector == "follows" else square.T.tocsr()
 
 
 def _matrix(

@@ -1,15 +1,17 @@
 """Relations: how an operator and its parameters move a source vector to where its targets are.
 
-score(source, relation, target) = comparator(operator(source; parameters), target). A relation is a row of its
-operator's block, so a version holds one file an operator, however many relations there are.
+score(source, relation, target) = comparator(operator(source; parameters), target), or, where the operator stands on
+the other side, comparator(source, operator(target; parameters)). A relation is a row of its operator's block, so a
+version holds one file an operator, however many relations there are.
 
 Complex vectors hold the real parts in their first half, the imaginary parts in the second.
 
 Shapes: B batch, D dimension, P parameters, R relations.
 """
 
-__all__ = ["Operator", "RelationParameters", "num_parameters", "read_relations", "write_relations"]
+__all__ = ["Operator", "RelationParameters", "Side", "num_parameters", "read_relations", "write_relations"]
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +22,13 @@ from numpy.typing import NDArray
 
 from recokit.errors import ConfigError, DataError, FormatError, closest
 from recokit.table.folder import FileEntry, check_inside, load_npy, manifest_value, read_json, write_json, write_npy
+from recokit.table.vectors import Comparator, check_comparator
 
 Operator = Literal["identity", "translation", "diagonal", "complex_diagonal", "linear", "affine", "rotation"]
+Side = Literal["source", "target"]
 
 _MANIFEST = "relations.json"
+_SMALLEST_GAIN = 0.01  # what an operator shrinks below this part of its largest gain, its inverse does not blow up
 
 
 def num_parameters(operator: Operator, dim: int) -> int:
@@ -61,6 +66,8 @@ class RelationParameters:
             translation t: x + t. diagonal d: x * d. linear W (D, D), row by row: W x. affine: W, then t: W x + t.
             complex_diagonal r: complex x * r. rotation (RotatE): complex x * exp(i phase), D/2 phases in radians.
         reciprocal: The name of the relation with the parameters of the reverse direction, where one was learned.
+        side: The end whose vectors the operator moves; score = comparator(operator(source), target), or
+            comparator(source, operator(target)) for ``"target"``.
     """
 
     name: str
@@ -69,9 +76,12 @@ class RelationParameters:
     operator: Operator
     parameters: NDArray[np.float32]
     reciprocal: str | None = None
+    side: Side = "source"
 
     def __post_init__(self) -> None:
         _check_operator(self.operator)
+        if self.side not in get_args(Side):
+            raise ConfigError(f"relation {self.name!r}: side is {self.side!r}, expected 'source' or 'target'")
         parameters = np.asarray(self.parameters)
         if parameters.ndim != 1 or parameters.dtype.kind not in "fi":
             raise DataError(
@@ -85,18 +95,13 @@ class RelationParameters:
         object.__setattr__(self, "parameters", parameters)
 
     def apply(self, vectors: NDArray[Any]) -> NDArray[Any]:
-        """Return source vectors (B, D) as the operator moves them: float32, or float64 if they are.
+        """Return vectors (B, D) of the end ``side`` as the operator moves them: float32, or float64 if they are.
 
         Raises:
             DataError: The parameters are not as many as the operator needs for vectors of this dimension.
         """
-        x = np.asarray(vectors)
-        x = x.astype(np.result_type(x.dtype, np.float32), copy=False)
-        dim, p = x.shape[-1], self.parameters
-        if len(p) != (expected := num_parameters(self.operator, dim)):
-            raise DataError(
-                f"relation {self.name!r} ({self.operator}) has {len(p)} parameters, expected {expected} for dim {dim}"
-            )
+        x, p = self._checked(vectors), self.parameters
+        dim = x.shape[-1]
         match self.operator:
             case "identity":
                 return x
@@ -113,13 +118,57 @@ class RelationParameters:
             case "rotation":
                 return _complex_product(x, np.cos(p), np.sin(p))
 
+    def pull(self, vectors: NDArray[Any], comparator: Comparator) -> NDArray[Any]:
+        """Return the vectors (B, D) of the end ``side`` that suit given ones (B, D) of the other end best.
+
+        A translation is subtracted, a rotation turned back. The products y = A x are taken back, under dot, by their
+        adjoint, because dot(A x, y) = dot(x, Aᵀ y): Wᵀ y for linear and affine, whose translation adds the same to
+        every x; y * d; y * conj(r). Under cos, l2 and squared_l2 it is the inverse, in which what the operator shrinks
+        to less than 1 % of its largest gain is 0: A⁺ y, and A⁺ (y - t) for affine.
+
+        Raises:
+            DataError: The parameters are not as many as the operator needs for vectors of this dimension.
+        """
+        y, p, adjoint = self._checked(vectors), self.parameters, check_comparator(comparator) == "dot"
+        dim = y.shape[-1]
+        match self.operator:
+            case "identity":
+                return y
+            case "translation":
+                return y - p
+            case "rotation":
+                return _complex_product(y, np.cos(p), -np.sin(p))
+            case "diagonal":
+                return y * (p if adjoint else p * _inverse(p * p))
+            case "complex_diagonal":
+                real, imaginary = p[: dim // 2], p[dim // 2 :]
+                scale = 1 if adjoint else _inverse(real * real + imaginary * imaginary)
+                return _complex_product(y, real * scale, -imaginary * scale)
+            case "linear" | "affine":
+                matrix, shift = p[: dim * dim].reshape(dim, dim), p[dim * dim :]
+                if adjoint:
+                    return y @ matrix
+                return (y - shift if shift.size else y) @ np.linalg.pinv(matrix, rcond=_SMALLEST_GAIN).T
+
+    def _checked(self, vectors: NDArray[Any]) -> NDArray[Any]:
+        """Return vectors in at least single precision, if the parameters are made for their dimension."""
+        x = np.asarray(vectors)
+        x = x.astype(np.result_type(x.dtype, np.float32), copy=False)
+        dim = x.shape[-1]
+        if len(self.parameters) != (expected := num_parameters(self.operator, dim)):
+            raise DataError(
+                f"relation {self.name!r} ({self.operator}) has {len(self.parameters)} parameters, "
+                f"expected {expected} for dim {dim}"
+            )
+        return x
+
 
 def write_relations(folder: Path, relations: Sequence[RelationParameters]) -> dict[str, FileEntry]:
     """Write ``relations.json`` and the blocks into a new folder, and return what a manifest says of them."""
-    names = [relation.name for relation in relations]
+    names = Counter(relation.name for relation in relations)
     for relation in relations:
-        if names.count(relation.name) > 1:
-            raise DataError(f"relation {relation.name!r} is there {names.count(relation.name)} times, expected once")
+        if names[relation.name] > 1:
+            raise DataError(f"relation {relation.name!r} is there {names[relation.name]} times, expected once")
         if relation.reciprocal is not None and relation.reciprocal not in names:
             raise DataError(
                 f"relation {relation.name!r} names the reciprocal {relation.reciprocal!r}, which is not among the "
@@ -143,6 +192,7 @@ def write_relations(folder: Path, relations: Sequence[RelationParameters]) -> di
                 "block": block,
                 "row": len(rows),
                 "reciprocal": relation.reciprocal,
+                **({} if relation.side == "source" else {"side": relation.side}),
             }
         )
         rows.append(relation.parameters)
@@ -180,6 +230,7 @@ def read_relations(folder: Path) -> dict[str, RelationParameters]:
                 operator,  # type: ignore[arg-type]
                 blocks[block][row],
                 entry.get("reciprocal"),
+                entry.get("side", "source"),
             )
         except (ConfigError, DataError) as error:
             raise FormatError(f"{path}: {error}") from error
@@ -189,6 +240,13 @@ def read_relations(folder: Path) -> dict[str, RelationParameters]:
 def _check_operator(operator: str) -> None:
     if operator not in get_args(Operator):
         raise ConfigError(f"operator {operator!r} does not exist; {closest(str(operator), get_args(Operator))}")
+
+
+def _inverse(squared: NDArray[Any]) -> NDArray[Any]:
+    """Return 1 / squared gains, 0 for a gain below ``_SMALLEST_GAIN`` of the largest."""
+    kept = squared > _SMALLEST_GAIN**2 * squared.max(initial=0)
+    inverse: NDArray[Any] = np.divide(1, squared, out=np.zeros_like(squared), where=kept)
+    return inverse
 
 
 def _complex_product(x: NDArray[Any], real: NDArray[Any], imaginary: NDArray[Any]) -> NDArray[Any]:

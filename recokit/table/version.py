@@ -3,6 +3,7 @@
     version.json    name, creation time, parent, tables, files with checksums; without it there is no version
     <table>/        one folder for each table
     relations/      operators and their parameters
+    state/          what training needs to go on from it
 
 A version appears by one rename and is never changed.
 """
@@ -25,6 +26,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from recokit.errors import ConfigError, FormatError, VersionError, closest
 from recokit.table.folder import (
     FileEntry,
@@ -40,6 +44,7 @@ from recokit.table.folder import (
     read_manifest,
     sha256_of,
     write_json,
+    write_npy,
 )
 from recokit.table.relations import RelationParameters, read_relations, write_relations
 from recokit.table.vectors import EmbeddingTable
@@ -111,6 +116,7 @@ class Version:
     path: Path
     tables: Mapping[str, TableEntry]
     _has_relations: bool = False
+    _state_names: tuple[str, ...] = ()
     _opened: dict[str, EmbeddingTable] = field(default_factory=dict, repr=False, compare=False)
 
     def table(self, name: str) -> EmbeddingTable:
@@ -123,6 +129,12 @@ class Version:
         if name not in self._opened:
             self._opened[name] = EmbeddingTable.load(entry.path)
         return self._opened[name]
+
+    @cached_property
+    def state(self) -> Mapping[str, NDArray[Any]]:
+        """What training needs to go on from this version, by name, memory-mapped; empty where it keeps nothing."""
+        folder = self.path / "state"
+        return {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in self._state_names}
 
     @cached_property
     def relations(self) -> Mapping[str, RelationParameters]:
@@ -154,6 +166,9 @@ def open_version(path: str | Path, *, verify: bool = False) -> Version:
         path=folder,
         tables={table.name: table for table in tables},
         _has_relations="relations/relations.json" in files,
+        _state_names=tuple(
+            name.removeprefix("state/").removesuffix(".npy") for name in files if name.startswith("state/")
+        ),
     )
 
 
@@ -165,6 +180,7 @@ def write_version(
     parent: str | None = None,
     meta: Mapping[str, Any] | None = None,
     networks: Mapping[str, str] | None = None,
+    state: Mapping[str, NDArray[Any]] | None = None,
     created: datetime | None = None,
 ) -> Version:
     """Write a version as a folder, which appears whole or not at all.
@@ -176,6 +192,7 @@ def write_version(
         parent: The version that training started from.
         meta: What should be known, such as the edges that were used; JSON.
         networks: The network that a table comes from, by table name.
+        state: What training needs to go on from this version, as arrays by name; readers of tables ignore it.
         created: When the version was made; now, where it is not given.
 
     Raises:
@@ -203,6 +220,10 @@ def write_version(
         if relations:
             written = write_relations(folder / "relations", relations)
             files |= {f"relations/{file}": entry for file, entry in written.items()}
+        for name, array in (state or {}).items():
+            (folder / "state").mkdir(exist_ok=True)
+            file = f"state/{check_name(name, 'the name of a state')}.npy"
+            files[file] = write_npy(folder / file, array)
         version = {
             "format": FORMAT,
             "version": target.name,

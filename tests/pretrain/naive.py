@@ -3,25 +3,73 @@
 What the tests compare the engine with.  Nothing here is shared with it, and nothing is vectorised.
 """
 
+import cmath
+import dataclasses
+import functools
 import math
 
 import numpy as np
 
 
+def as_complex(vector):
+    """Real parts in the first half, imaginary parts in the second, to complex numbers."""
+    half = len(vector) // 2
+    return [complex(vector[i], vector[half + i]) for i in range(half)]
+
+
+def as_real(numbers):
+    """The way back from ``as_complex``."""
+    return [z.real for z in numbers] + [z.imag for z in numbers]
+
+
 def operate(operator, vector, parameters):
-    """operator_r(s)."""
-    return {"identity": lambda: vector, "translation": lambda: vector + parameters}[operator]()
+    """operator_r(x)."""
+    x, p, dim = [float(v) for v in vector], [float(v) for v in parameters], len(vector)
+    if operator == "identity":
+        moved = x
+    elif operator == "translation":
+        moved = [a + b for a, b in zip(x, p, strict=True)]
+    elif operator == "diagonal":
+        moved = [a * b for a, b in zip(x, p, strict=True)]
+    elif operator == "complex_diagonal":
+        moved = as_real([a * b for a, b in zip(as_complex(x), as_complex(p), strict=True)])
+    elif operator == "rotation":
+        moved = as_real([a * cmath.exp(1j * phase) for a, phase in zip(as_complex(x), p, strict=True)])
+    elif operator in ("linear", "affine"):
+        shift = p[dim * dim :] or [0.0] * dim
+        moved = [sum(p[row * dim + d] * x[d] for d in range(dim)) + shift[row] for row in range(dim)]
+    else:
+        raise KeyError(operator)
+    return np.array(moved)
+
+
+def identity_parameters(operator, dim):
+    """The parameters at which an operator changes nothing."""
+    eye = [float(row == column) for row in range(dim) for column in range(dim)]
+    return np.array(
+        {
+            "identity": [],
+            "translation": [0.0] * dim,
+            "diagonal": [1.0] * dim,
+            "complex_diagonal": [1.0] * (dim // 2) + [0.0] * (dim // 2),
+            "linear": eye,
+            "affine": eye + [0.0] * dim,
+            "rotation": [0.0] * (dim // 2),
+        }[operator]
+    )
 
 
 def compare(comparator, a, b):
     """A score, higher is better."""
-    product = sum(float(x) * float(y) for x, y in zip(a, b, strict=True))
+    a, b = [float(x) for x in a], [float(y) for y in b]
+    product = sum(x * y for x, y in zip(a, b, strict=True))
     if comparator == "dot":
         return product
     if comparator == "cos":
-        lengths = math.sqrt(sum(float(x) ** 2 for x in a)) * math.sqrt(sum(float(y) ** 2 for y in b))
+        lengths = math.sqrt(sum(x**2 for x in a)) * math.sqrt(sum(y**2 for y in b))
         return product / lengths if lengths > 0 else 0.0
-    raise KeyError(comparator)
+    square = sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
+    return {"l2": -math.sqrt(square), "squared_l2": -square}[comparator]
 
 
 def log1p_exp(x):
@@ -29,34 +77,156 @@ def log1p_exp(x):
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-def edge_loss(loss, positive, negatives):
-    """The loss of one positive score and the scores of its negatives that are no accidental positives."""
+def softmax(scores):
+    """Shares that add up to 1."""
+    exponents = [math.exp(score - max(scores)) for score in scores]
+    return [exponent / sum(exponents) for exponent in exponents]
+
+
+def edge_loss(loss, positive, negatives, *, margin=1.0, score_offset=0.0, shares=None):
+    """The loss of one positive score and of its negatives that are not masked.
+
+    ``shares`` is the weight of every negative; without them the negatives are summed.
+    """
+    shares = [1.0] * len(negatives) if shares is None else shares
     if loss == "logistic":
-        return log1p_exp(-positive) + sum(log1p_exp(score) for score in negatives)
+        costs = [log1p_exp(score + score_offset) for score in negatives]
+        return log1p_exp(-(positive + score_offset)) + sum(a * b for a, b in zip(shares, costs, strict=True))
+    if loss == "ranking":
+        costs = [max(0.0, margin - positive + score) for score in negatives]
+        return sum(a * b for a, b in zip(shares, costs, strict=True))
     if loss == "softmax":
         top = max([positive, *negatives])
         return top + math.log(sum(math.exp(score - top) for score in [positive, *negatives])) - positive
     raise KeyError(loss)
 
 
-def batch_loss(sources, targets, parameters, batch, *, operator, comparator, loss, temperature):
-    """The loss of a batch: per edge, per corrupted side, and the sides added.
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What the loss of a batch depends on, beside its numbers."""
 
-    ``batch`` is a dict of lists: sources, targets, weights, negative_sources, negative_targets (row numbers).
+    operator: str = "identity"
+    comparator: str = "dot"
+    loss: str = "softmax"
+    operator_side: str = "source"
+    reciprocal: bool = False
+    temperature: float = 1.0
+    margin: float = 1.0
+    score_offset: float = 0.0
+    negative_reduction: str = "sum"
+    adversarial: float = 0.0
+    l2: float = 0.0
+    n3: float = 0.0
+
+
+@dataclasses.dataclass
+class Tables:
+    """The numbers that are learned: float64 arrays; both ends may be one and the same array."""
+
+    sources: np.ndarray  # (N, D)
+    targets: np.ndarray  # (N, D)
+    parameters: np.ndarray  # (R, P)
+    reverse: np.ndarray | None = None  # (R, P) of r^-1, under reciprocal scoring
+    source_biases: np.ndarray | None = None  # (N,)
+    target_biases: np.ndarray | None = None  # (N,)
+
+    def arrays(self):
+        """Every array by name, shared ones once."""
+        found = {}
+        for field in dataclasses.fields(self):
+            array = getattr(self, field.name)
+            if array is not None and not any(array is other for other in found.values()):
+                found[field.name] = array
+        return found
+
+
+@dataclasses.dataclass
+class Edges:
+    """A batch as lists: edges, the negatives they share, and what is known of the negatives.
+
+    A side without negatives is not corrupted.  ``known`` are positives (source, relation, target), masked where they
+    come as negatives; an edge's own end is masked always.  ``log_counts_*`` is the logQ correction of each negative.
     """
 
-    def score(s, t):
-        return compare(comparator, operate(operator, sources[s], parameters), targets[t]) / temperature
+    sources: list
+    targets: list
+    weights: list
+    negative_sources: list
+    negative_targets: list
+    relations: list | None = None  # rows of the parameters; all 0 if not given
+    known: frozenset = frozenset()
+    log_counts_sources: list | None = None
+    log_counts_targets: list | None = None
 
-    total = 0.0
-    for s, t, weight in zip(batch["sources"], batch["targets"], batch["weights"], strict=True):
-        if batch["negative_targets"]:
-            negatives = [score(s, n) for n in batch["negative_targets"] if n != t]
-            total += weight * edge_loss(loss, score(s, t), negatives)
-        if batch["negative_sources"]:
-            negatives = [score(n, t) for n in batch["negative_sources"] if n != s]
-            total += weight * edge_loss(loss, score(s, t), negatives)
+
+def scorer(tables, setting):
+    """Return score(s, r, t, asked) / temperature; ``asked`` is the side that the question asks for."""
+
+    @functools.cache
+    def moved(table, row, parameters, relation):
+        return operate(setting.operator, getattr(tables, table)[row], getattr(tables, parameters)[relation])
+
+    @functools.cache
+    def score(s, r, t, asked):
+        if setting.reciprocal:  # the entity that is known is moved, by parameters of the direction
+            forward = asked == "target"
+            a = moved("sources", s, "parameters", r) if forward else moved("targets", t, "reverse", r)
+            b = tables.targets[t] if forward else tables.sources[s]
+        elif setting.operator_side == "source":
+            a, b = moved("sources", s, "parameters", r), tables.targets[t]
+        else:
+            a, b = tables.sources[s], moved("targets", t, "parameters", r)
+        value = compare(setting.comparator, a, b)
+        if tables.source_biases is not None:
+            value += float(tables.source_biases[s]) + float(tables.target_biases[t])
+        return value / setting.temperature
+
+    return score
+
+
+def batch_loss(tables, batch, setting, constants=None):
+    """The loss of a batch: per edge, per corrupted side, and the sides added.
+
+    Adversarial weights are no function of the tables: they are put into the dict ``constants`` by the first call and
+    taken from there by the next ones.
+    """
+    score, constants, total = scorer(tables, setting), {} if constants is None else constants, 0.0
+    relations = batch.relations or [0] * len(batch.sources)
+    for i, (s, r, t, weight) in enumerate(zip(batch.sources, relations, batch.targets, batch.weights, strict=True)):
+        for asked, drawn, counts in (
+            ("target", batch.negative_targets, batch.log_counts_targets),
+            ("source", batch.negative_sources, batch.log_counts_sources),
+        ):
+            if not drawn:
+                continue
+            negatives = []
+            for j, n in enumerate(drawn):
+                triple = (s, r, n) if asked == "target" else (n, r, t)
+                if n != (t if asked == "target" else s) and triple not in batch.known:
+                    negatives.append(score(*triple, asked) - (counts[j] if counts else 0.0))
+            shares = [1.0] * len(negatives)
+            if setting.adversarial:
+                shares = softmax([setting.adversarial * x for x in negatives]) if negatives else []
+                shares = constants.setdefault((i, asked), shares)
+            elif setting.negative_reduction == "mean":
+                shares = [1 / len(negatives) for _ in negatives]
+            total += weight * edge_loss(
+                setting.loss, score(s, r, t, asked), negatives,
+                margin=setting.margin, score_offset=setting.score_offset, shares=shares,
+            )  # fmt: skip
+        if setting.l2 or setting.n3:
+            total += weight * regulariser(tables, setting, s, r, t)
     return total
+
+
+def regulariser(tables, setting, s, r, t):
+    """l2 times the squares plus n3 times the cubes of what a positive edge is made of."""
+    numbers = [tables.sources[s], tables.targets[t]]
+    if setting.operator != "rotation":  # phases have no size
+        numbers += [tables.parameters[r]] + ([] if tables.reverse is None else [tables.reverse[r]])
+    is_complex = setting.operator in ("complex_diagonal", "rotation")
+    moduli = [abs(z) for v in numbers for z in (as_complex(v) if is_complex else v.tolist())]
+    return setting.l2 * sum(m**2 for m in moduli) + setting.n3 * sum(m**3 for m in moduli)
 
 
 def slopes(function, array, step=1e-6):
@@ -73,6 +243,31 @@ def slopes(function, array, step=1e-6):
     return grad
 
 
+def expected_counts(degrees, uniform, prevalence, power=1.0):
+    """How often every entity is expected among the negatives drawn at random."""
+    weights = [float(degree) ** power if degree else 0.0 for degree in degrees]
+    popular = [prevalence * weight / sum(weights) if prevalence else 0.0 for weight in weights]
+    return [uniform / len(degrees) + share for share in popular]
+
+
+def degree_weights(sources, targets, weights, power):
+    """Edge weights times (d_s d_t)^-power, rescaled to the total that they had; d counts edges."""
+    damped = [
+        weight * (sources.count(s) * targets.count(t)) ** -power
+        for s, t, weight in zip(sources, targets, weights, strict=True)
+    ]
+    return [weight * sum(weights) / sum(damped) for weight in damped]
+
+
+def rate(step, total, *, schedule="constant", warmup=0.0):
+    """The share of the learning rates that step number ``step`` (from 0) of ``total`` gets."""
+    rising = warmup * total
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    gone = (step - rising) / (total - rising)
+    return {"constant": 1.0, "linear": 1 - gone, "cosine": (1 + math.cos(math.pi * gone)) / 2}[schedule]
+
+
 def row_adagrad(table, state, grad, touched, learning_rate):
     """One update in place of the rows ``touched`` from their summed gradients."""
     for row in touched:
@@ -86,6 +281,14 @@ def adagrad(parameters, state, grad, learning_rate):
     for d in range(len(parameters)):
         state[d] += grad[d] ** 2
         parameters[d] -= learning_rate * grad[d] / (math.sqrt(state[d]) + 1e-10)
+
+
+def shorten(table, touched, max_norm):
+    """Scale the rows ``touched`` that are longer than ``max_norm`` back to it, in place."""
+    for row in touched:
+        norm = math.sqrt(sum(x * x for x in table[row]))
+        if norm > max_norm:
+            table[row] *= max_norm / norm
 
 
 def filtered_rank(scores, true, others):

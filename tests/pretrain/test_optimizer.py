@@ -1,4 +1,4 @@
-"""Row-wise Adagrad: duplicates are summed first, one accumulator a row, everything else stays as it was."""
+"""Adagrad: duplicates are summed first, one accumulator a row or an element, everything else stays as it was."""
 
 import math
 
@@ -75,19 +75,64 @@ def test_epsilon_stands_outside_the_root():
     assert table.item() == pytest.approx(-1e-10 / (1e-10 + 1e-10))
 
 
-def test_parameters_agree_with_float64_loops():
-    rng = np.random.default_rng(0)
-    parameters, state = rng.normal(size=5), np.zeros(5)
-    ours, our_state = torch.from_numpy(parameters.copy()), torch.zeros(5, dtype=torch.float64)
-    for _ in range(3):
-        grad = rng.normal(size=5) * [1, 1e-3, 0, 10, 1]
-        naive.adagrad(parameters, state, grad, 0.01)
-        adagrad_(ours, our_state, torch.from_numpy(grad), 0.01)
-    np.testing.assert_allclose(ours, parameters, rtol=1e-12)
+@settings(max_examples=30, deadline=None)
+@given(rows=st.lists(st.integers(0, 3), min_size=1, max_size=6), seed=st.integers(0, 99), steps=st.integers(1, 3))
+def test_parameters_agree_with_float64_loops(rows, seed, steps):
+    """Rows of a block: what comes twice, as it does with one relation in both questions, is summed first."""
+    rng = np.random.default_rng(seed)
+    block, state = rng.normal(size=(4, 5)), rng.random((4, 5))
+    ours, our_state = torch.from_numpy(block.copy()), torch.from_numpy(state.copy())
+    for _ in range(steps):
+        grads = rng.normal(size=(len(rows), 5)) * [1, 1e-3, 0, 10, 1]
+        summed = np.zeros((4, 5))
+        for row, grad in zip(rows, grads, strict=True):
+            summed[row] += grad
+        for row in set(rows):
+            naive.adagrad(block[row], state[row], summed[row], 0.01)
+        adagrad_(ours, our_state, torch.tensor(rows), torch.from_numpy(grads), 0.01)
+    np.testing.assert_allclose(ours, block, rtol=1e-12)
     np.testing.assert_allclose(our_state, state, rtol=1e-12)
 
 
 def test_every_parameter_has_its_own_first_step():
-    parameters, state = torch.zeros(3), torch.zeros(3)
-    adagrad_(parameters, state, torch.tensor([1e-3, -5.0, 0.0]), 0.01)
-    assert parameters.tolist() == pytest.approx([-0.01, 0.01, 0.0])
+    block, state = torch.zeros(2, 3), torch.zeros(2, 3)
+    adagrad_(block, state, torch.tensor([1]), torch.tensor([[1e-3, -5.0, 0.0]]), 0.01)
+    assert block[1].tolist() == pytest.approx([-0.01, 0.01, 0.0])
+    assert block[0].tolist() == state[0].tolist() == [0.0] * 3
+
+
+def test_an_operator_without_parameters_has_nothing_to_update():
+    block, state = torch.zeros(2, 0), torch.zeros(2, 0)
+    adagrad_(block, state, torch.tensor([1, 0]), torch.zeros(2, 0), 0.01)
+    assert block.shape == state.shape == (2, 0)
+
+
+@pytest.mark.parametrize("update", [row_adagrad_, adagrad_])
+@settings(max_examples=30, deadline=None)
+@given(rows=st.lists(st.integers(0, 5), min_size=1, max_size=9), seed=st.integers(0, 99))
+def test_rows_that_were_updated_are_cut_to_the_maximal_norm(update, rows, seed):
+    rng = np.random.default_rng(seed)
+    table, state, grads = 2 * rng.normal(size=(6, 3)), rng.random((6, 3)), rng.normal(size=(len(rows), 3))
+    state = state[:, 0].copy() if update is row_adagrad_ else state
+    ours, our_state = torch.from_numpy(table.copy()), torch.from_numpy(state.copy())
+    summed = np.zeros((6, 3))
+    for row, grad in zip(rows, grads, strict=True):
+        summed[row] += grad
+    if update is row_adagrad_:
+        naive.row_adagrad(table, state, summed, set(rows), 0.5)
+    else:
+        for row in set(rows):
+            naive.adagrad(table[row], state[row], summed[row], 0.5)
+    naive.shorten(table, set(rows), 1.5)
+    update(ours, our_state, torch.tensor(rows), torch.from_numpy(grads), 0.5, max_norm=1.5)
+    np.testing.assert_allclose(ours, table, rtol=1e-6)
+    np.testing.assert_allclose(our_state, state, rtol=1e-12)
+    assert all(np.linalg.norm(ours[row]) <= 1.5 * (1 + 1e-6) for row in rows)
+
+
+def test_a_row_of_the_maximal_norm_keeps_its_direction_and_shorter_ones_their_length():
+    table, state = torch.tensor([[3.0, 4.0], [0.3, 0.4], [30.0, 40.0]]), torch.zeros(3)
+    row_adagrad_(table, state, torch.tensor([0, 1]), torch.zeros(2, 2), 0.1, max_norm=2.0)
+    assert table[0].tolist() == pytest.approx([2.0 * 3 / 5, 2.0 * 4 / 5])
+    assert table[1].tolist() == pytest.approx([0.3, 0.4])
+    assert table[2].tolist() == [30.0, 40.0]  # took no part

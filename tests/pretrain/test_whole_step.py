@@ -1,21 +1,25 @@
 """Whole training runs against float64 loops: losses, finite differences and Adagrad written down a second time.
 
-All edges are one batch and all of them its negatives, so that nothing is left to chance but the start.
+All edges are one batch and all of them its negatives, or every entity is, so that only the start is left to chance.
 """
 
 import dataclasses
 import itertools
+import math
 
 import naive
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import kstest
 
 from pretrain import Graph, Relation, TrainConfig, train
 from pretrain.comparators import COMPARATORS
 from pretrain.losses import LOSSES
+from pretrain.model import reverse_name
 from pretrain.operators import OPERATORS
+from pretrain.run import Run
 
 CHOICES = list(itertools.product(OPERATORS, COMPARATORS, LOSSES))
 EDGES = pd.DataFrame(
@@ -26,13 +30,18 @@ EDGES = pd.DataFrame(
     }
 )
 CONFIG = TrainConfig(
-    dim=4, epochs=3, batch_size=7, uniform_negatives=0, in_batch_negatives=7, temperature=0.5, init_scale=0.5, seed=3
-)
+    dim=4, epochs=3, batch_size=7, uniform_negatives=0, in_batch_negatives=7, temperature=0.5, init_scale=0.5, seed=3,
+    learning_rate=0.05,
+)  # fmt: skip
+
+
+def changed(config=CONFIG, **settings):
+    return dataclasses.replace(config, **settings)
 
 
 def start_of(graph, config):
     """The vectors and parameters before the first step: no step is long enough to change them."""
-    return train(graph, dataclasses.replace(config, learning_rate=1e-30, relation_learning_rate=1e-30))
+    return train(graph, changed(config, epochs=1, learning_rate=1e-30, relation_learning_rate=1e-30, max_norm=0.0))
 
 
 def numpy_copy(tensors):
@@ -42,81 +51,180 @@ def numpy_copy(tensors):
 class NaiveRun:
     """A run in float64: tables, accumulators, one method per batch."""
 
-    def __init__(self, graph, config):
-        start = start_of(graph, config)
+    def __init__(self, graph, config, previous=None):
+        start = start_of(graph, config) if previous is None else previous
         self.graph, self.config = graph, config
-        self.vectors, self.parameters = numpy_copy(start.vectors), numpy_copy(start.parameters)
-        self.state = {name: np.zeros(len(table)) for name, table in self.vectors.items()}
-        self.parameter_state = {name: np.zeros(len(p)) for name, p in self.parameters.items()}
+        self.vectors, self.biases = numpy_copy(start.vectors), numpy_copy(start.biases)
+        self.parameters = numpy_copy(start.parameters)
+        self.vector_state, self.bias_state = numpy_copy(start.vector_state), numpy_copy(start.bias_state)
+        self.parameter_state = numpy_copy(start.parameter_state)
+        if previous is None:
+            for state in (self.vector_state, self.bias_state, self.parameter_state):
+                state.update({name: np.zeros_like(array) for name, array in state.items()})
+        self.earlier = None if previous is None else numpy_copy(previous.vectors)
 
-    def step(self, name):
-        """Train all edges of one relation as one batch; return its loss."""
-        relation, edges, config = self.graph.relations[name], self.graph.edges[name], self.config
+    def step(self, *names, positions=None, rate=1.0):
+        """Train edges of relations that share batches as one batch, all of them or some; return its loss."""
+        relation, config, graph = self.graph.relations[names[0]], self.config, self.graph
+        edges = {"relations": [], "sources": [], "targets": [], "weights": []}
+        for number, name in enumerate(names):
+            own = graph.edges[name].take(graph.edges[name].weights > 0)  # an edge of weight 0 is none
+            ends, weights = (own.sources.tolist(), own.targets.tolist()), own.weights.tolist()
+            if config.degree_power:
+                weights = naive.degree_weights(*ends, weights, config.degree_power)
+            edges["relations"] += [number] * len(own)
+            edges["sources"] += ends[0]
+            edges["targets"] += ends[1]
+            edges["weights"] += [graph.relations[name].weight * w for w in weights]
+        known = frozenset(zip(edges["sources"], edges["relations"], edges["targets"], strict=True))
+        if positions is not None:
+            edges = {name: [values[at] for at in positions] for name, values in edges.items()}
         sides = relation.sides or config.sides
-        sources, targets = edges.sources.tolist(), edges.targets.tolist()
-        batch = {
-            "sources": sources,
-            "targets": targets,
-            "weights": [relation.weight * float(w) for w in edges.weights],
-            "negative_sources": sources if sides != "target" else [],
-            "negative_targets": targets if sides != "source" else [],
-        }
+        drawn = [
+            self._negatives(relation, entity, edges[ends]) if sides in ("both", side) else []
+            for side, entity, ends in (("source", relation.source, "sources"), ("target", relation.target, "targets"))
+        ]
+        batch = naive.Edges(
+            **edges, negative_sources=drawn[0], negative_targets=drawn[1],
+            known=known if config.filter_positives else frozenset(),
+        )  # fmt: skip
+        return self._train(names, relation, batch, rate)
+
+    def _negatives(self, relation, entity, own):
+        if (relation.uniform_negatives or self.config.uniform_negatives) == "all":
+            return list(range(len(self.vectors[entity])))
+        return own
+
+    def _train(self, names, relation, batch, rate):
+        config, constants = self.config, {}
+        names = list(names)
+        reverse = [reverse_name(name) for name in names if reverse_name(name) in self.parameters]
+        tables = naive.Tables(
+            self.vectors[relation.source], self.vectors[relation.target],
+            np.stack([self.parameters[name] for name in names]),
+            np.stack([self.parameters[name] for name in reverse]) if reverse else None,
+            self.biases.get(relation.source), self.biases.get(relation.target),
+        )  # fmt: skip
+        same = [field.name for field in dataclasses.fields(naive.Setting) if hasattr(config, field.name)]
+        setting = naive.Setting(**{name: getattr(config, name) for name in same} | {
+            "operator": relation.operator or config.operator, "operator_side": relation.operator_side,
+        })  # fmt: skip
 
         def loss():
-            return naive.batch_loss(
-                self.vectors[relation.source], self.vectors[relation.target], self.parameters[name], batch,
-                operator=relation.operator or config.operator, comparator=config.comparator, loss=config.loss,
-                temperature=config.temperature,
-            )  # fmt: skip
+            value = naive.batch_loss(tables, batch, setting, constants)
+            if self.earlier is not None:  # the batch is the whole epoch
+                for entity, alpha in config.alpha.items():
+                    value += alpha * ((self.vectors[entity] - self.earlier[entity]) ** 2).sum()
+            return value
 
-        ends = {relation.source: set(sources)}
-        ends[relation.target] = ends.get(relation.target, set()) | set(targets)
-        grads = {entity: naive.slopes(loss, self.vectors[entity]) for entity in ends}
-        grad = naive.slopes(loss, self.parameters[name])
         value = loss()
-        for entity, rows in ends.items():
-            naive.row_adagrad(self.vectors[entity], self.state[entity], grads[entity], rows, config.learning_rate)
-        naive.adagrad(self.parameters[name], self.parameter_state[name], grad, config.relation_learning_rate)
+        grads = {name: naive.slopes(loss, array) for name, array in tables.arrays().items()}
+        touched = {relation.source: set(batch.sources) | set(batch.negative_sources)}
+        touched[relation.target] = touched.get(relation.target, set()) | set(batch.targets + batch.negative_targets)
+        learning_rate = rate * config.learning_rate
+        for end, entity in (("source", relation.source), ("target", relation.target)):
+            if f"{end}s" in grads:  # one table for both ends is there once
+                rows = touched[entity]
+                self._update(entity, grads[f"{end}s"], rows, learning_rate)
+                if config.max_norm:
+                    naive.shorten(self.vectors[entity], rows, config.max_norm)
+            if f"{end}_biases" in grads:
+                bias, grad = self.biases[entity][:, None], grads[f"{end}_biases"][:, None]
+                naive.row_adagrad(bias, self.bias_state[entity], grad, touched[entity], learning_rate)
+        for part, own in (("parameters", names), ("reverse", reverse)):
+            for number, name in enumerate(own if part in grads else []):
+                naive.adagrad(
+                    self.parameters[name], self.parameter_state[name], grads[part][number],
+                    rate * config.relation_learning_rate,
+                )  # fmt: skip
         return value
 
+    def _update(self, entity, grad, rows, learning_rate):
+        table, state = self.vectors[entity], self.vector_state[entity]
+        if self.config.optimizer == "rowwise_adagrad":
+            naive.row_adagrad(table, state, grad, rows, learning_rate)
+        else:
+            for row in rows:
+                naive.adagrad(table[row], state[row], grad[row], learning_rate)
 
-def check_model(model, expected, *, parameters=True):
-    compared = [(model.vectors, expected.vectors), (model.vector_state, expected.state)]
-    if parameters:
-        compared += [(model.parameters, expected.parameters), (model.parameter_state, expected.parameter_state)]
-    for ours, theirs in compared:
-        for name, array in theirs.items():
-            np.testing.assert_allclose(ours[name].numpy(), array, rtol=1e-5, atol=1e-5, err_msg=name)
+
+def check_model(model, expected, what=""):
+    for part in ("vectors", "vector_state", "biases", "bias_state", "parameters", "parameter_state"):
+        assert set(getattr(model, part)) == set(getattr(expected, part))
+        for name, array in getattr(expected, part).items():
+            np.testing.assert_allclose(
+                getattr(model, part)[name].numpy(), array, rtol=2e-4, atol=5e-5, err_msg=f"{what} {part} {name}"
+            )  # fmt: skip
 
 
-@pytest.mark.parametrize("sides", ["both", "source", "target"])
-@pytest.mark.parametrize("choice", CHOICES, ids="-".join)
-def test_three_epochs_agree_with_loops(choice, sides):
-    operator, comparator, loss = choice
-    config = dataclasses.replace(CONFIG, operator=operator, comparator=comparator, loss=loss, sides=sides)
-    graph = Graph.from_frames({"r": EDGES}, [Relation("r", "a", "b", weight=2.0)])
+def check_run(graph, config, *names, what=""):
+    """Train, and in loops; all relations ``names`` share one batch an epoch."""
     expected = NaiveRun(graph, config)
-    losses = [expected.step("r") for _ in range(config.epochs)]
+    rates = [naive.rate(step, config.epochs, schedule=config.schedule, warmup=config.warmup) for step in range(3)]
+    losses = [expected.step(*names, rate=rate) for rate in rates]
     model = train(graph, config)
-    # (s + r) · t - (s' + r) · t does not know r: its gradient is zero but for rounding, of which Adagrad makes steps.
-    cancels = (*choice, sides) == ("translation", "dot", "softmax", "source")
-    check_model(model, expected, parameters=not cancels)
-    assert [epoch["loss"] for epoch in model.epochs] == pytest.approx([loss / 7 for loss in losses], rel=1e-4)
+    check_model(model, expected, what)
+    total = sum((graph.edges[name].weights > 0).sum() for name in names)
+    assert [epoch["loss"] for epoch in model.epochs] == pytest.approx([loss / total for loss in losses], rel=1e-4)
+    return model, losses
+
+
+def by_lot(rng, operator, comparator, loss):
+    """Settings and a relation; whatever goes with the choice."""
+    direction = rng.choice(["source", "target", "reciprocal"])
+    # With negatives of the operator's own end alone it may cancel.
+    sides = {"source": ["both", "target"], "target": ["both", "source"], "reciprocal": ["both", "target"]}[direction]
+    settings = {"sides": str(rng.choice(sides)), "temperature": float(rng.choice([1.0, 0.5]))}
+    if settings["sides"] == "both":
+        settings["bias"] = rng.random() < 0.5
+    if rng.random() < 0.5:
+        settings |= {"uniform_negatives": "all", "in_batch_negatives": 0}
+    if loss != "softmax":
+        reduction = [{}, {"negative_reduction": "mean"}, {"adversarial": 0.7}]
+        settings |= reduction[rng.integers(3)]
+    settings |= [{}, {"l2": 0.02}, {"n3": 0.05}, {"l2": 0.01, "n3": 0.03}][rng.integers(4)]
+    settings |= [{}, {"score_offset": 1.0} if loss == "logistic" else {}][rng.integers(2)]
+    settings["filter_positives"] = rng.random() < 0.3
+    settings["optimizer"] = str(rng.choice(["rowwise_adagrad", "adagrad"], p=[0.8, 0.2]))
+    config = changed(
+        operator=operator, comparator=comparator, loss=loss, reciprocal=direction == "reciprocal", **settings
+    )
+    return config, Relation("r", "a", "b", weight=2.0, operator_side="target" if direction == "target" else "source")
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids="-".join)
+def test_three_epochs_agree_with_loops(choice):
+    config, relation = by_lot(np.random.default_rng(CHOICES.index(choice)), *choice)
+    graph = Graph.from_frames({"r": EDGES}, [relation])
+    model, losses = check_run(graph, config, "r", what=f"{relation} {config}")
     total_weight = 2.0 * EDGES["weight"].sum()
     assert model.epochs[0]["losses"] == {"r": pytest.approx(losses[0] / total_weight, rel=1e-4)}
 
 
-def test_an_entity_type_on_both_ends_has_one_table_and_one_update():
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_entity_type_on_both_ends_has_one_table_and_one_update(loss):
     graph = Graph.from_frames({"r": EDGES}, [Relation("r", "a", "a")])
-    expected = NaiveRun(graph, CONFIG)
-    for _ in range(CONFIG.epochs):
-        expected.step("r")
-    check_model(train(graph, CONFIG), expected)
+    check_run(graph, changed(loss=loss, bias=True, l2=0.01, operator="diagonal"), "r")
+
+
+@pytest.mark.parametrize("operator", ["translation", "complex_diagonal", "affine", "rotation"])
+@pytest.mark.parametrize("reciprocal", [True, False])
+def test_relations_of_a_group_share_a_batch_and_keep_parameters_of_their_own(operator, reciprocal):
+    relations = [Relation(name, "a", "b", weight=weight) for name, weight in (("r", 1.0), ("s", 0.5), ("t", 2.0))]
+    frames = {"r": EDGES, "s": EDGES[2:5], "t": EDGES.assign(target=EDGES["target"].to_numpy()[::-1])}
+    config = changed(
+        comparator="dot", operator=operator, reciprocal=reciprocal, batch_size=17, in_batch_negatives=17,
+        filter_positives=True, l2=0.01,
+    )  # fmt: skip
+    graph = Graph.from_frames(frames, relations)
+    model, _ = check_run(graph, config, "r", "s", "t")
+    assert len(model.parameters) == (6 if reciprocal else 3)
+    assert len({tuple(parameters.tolist()) for parameters in model.parameters.values()}) == len(model.parameters)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_relations_share_tables_and_take_turns_in_random_order(seed):
-    config = dataclasses.replace(CONFIG, epochs=1, seed=seed)
+    config = changed(epochs=1, seed=seed)
     relations = [Relation("r", "a", "b", sides="target"), Relation("s", "b", "a", weight=0.5, operator="identity")]
     graph = Graph.from_frames({"r": EDGES, "s": EDGES[:4]}, relations)
     model, matches = train(graph, config), []
@@ -130,12 +238,88 @@ def test_relations_share_tables_and_take_turns_in_random_order(seed):
     assert sorted(matches) == [False, True]
 
 
+@pytest.mark.parametrize("settings", [{"schedule": "linear"}, {"schedule": "cosine"}, {"warmup": 0.4},
+                                      {"schedule": "linear", "warmup": 0.7}])  # fmt: skip
+def test_the_learning_rates_follow_their_schedule(settings):
+    check_run(Graph.from_frames({"r": EDGES}, [Relation("r", "a", "b")]), changed(**settings), "r")
+
+
+@pytest.mark.parametrize("settings", [{"max_norm": 0.9}, {"degree_power": 0.5}, {"degree_power": 1.0, "max_norm": 0.5}])
+def test_norms_and_degrees(settings):
+    edges = EDGES[EDGES["weight"] > 0]
+    graph = Graph.from_frames({"r": edges, "s": edges[:4]}, [Relation("r", "a", "b"), Relation("s", "a", "b")])
+    config = changed(comparator="squared_l2", batch_size=10, in_batch_negatives=10, **settings)
+    model, _ = check_run(graph, config, "r", "s")
+    if config.max_norm:
+        longest = max(table.norm(dim=1).max().item() for table in model.vectors.values())
+        assert longest == pytest.approx(config.max_norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("one_type", [False, True])
+def test_a_warm_start_that_is_held_near_its_start_agrees_with_loops(one_type):
+    edges = EDGES[EDGES["weight"] > 0]
+    graph = Graph.from_frames({"r": edges}, [Relation("r", "a", "a" if one_type else "b")])
+    previous = train(graph, changed(bias=True, operator="diagonal"))
+    config = changed(bias=True, operator="diagonal", alpha={"a": 0.7} if one_type else {"a": 0.7, "b": 2.0})
+    expected = NaiveRun(graph, config, previous)
+    losses = [expected.step("r") for _ in range(3)]
+    model = train(graph, config, previous=previous)
+    check_model(model, expected)
+    assert [epoch["loss"] for epoch in model.epochs] == pytest.approx([loss / 6 for loss in losses], rel=1e-4)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_relations_that_start_at_random_and_an_accumulator_an_element_agree_with_loops(operator):
+    config = changed(
+        operator=operator, relation_init="random", optimizer="adagrad", comparator="squared_l2", loss="logistic",
+        bias=True, max_norm=1.5, reciprocal=True, n3=0.02,
+    )  # fmt: skip
+    model, _ = check_run(Graph.from_frames({"r": EDGES}, [Relation("r", "a", "b")]), config, "r")
+    assert {state.shape for state in model.vector_state.values()} == {(4, 4)}
+    assert {state.shape for state in model.bias_state.values()} == {(4,)}
+
+
+def test_random_relations_are_normal_and_turn_anywhere():
+    relations = [Relation(name, "a", "b", operator=name) for name in OPERATORS]
+    graph = Graph.from_frames(dict.fromkeys(OPERATORS, EDGES), relations)
+    start = start_of(graph, TrainConfig(dim=64, relation_init="random", init_scale=0.3, uniform_negatives=2))
+    again = start_of(graph, TrainConfig(dim=64, relation_init="random", init_scale=0.3, uniform_negatives=2, seed=1))
+    for name, parameters in start.parameters.items():
+        assert name == "identity" or not torch.equal(parameters, again.parameters[name])
+        if name not in ("identity", "rotation"):
+            assert parameters.std().item() == pytest.approx(0.3, rel=4 / math.sqrt(2 * len(parameters)))
+            assert abs(parameters.mean().item()) < 4 * 0.3 / math.sqrt(len(parameters))
+    phases = start.parameters["rotation"]
+    assert kstest(phases.numpy(), "uniform", args=(-math.pi, 2 * math.pi)).pvalue > 0.01
+
+
+@pytest.mark.parametrize("comparator", COMPARATORS)
+def test_many_small_batches_agree_with_loops(comparator):
+    """The order of the edges is taken from the run, everything else is not."""
+    config = changed(
+        comparator=comparator, operator="rotation", batch_size=3, uniform_negatives="all", in_batch_negatives=0,
+        bias=True, schedule="linear", loss="logistic", max_norm=2.0,
+    )  # fmt: skip
+    graph = Graph.from_frames({"r": EDGES, "s": EDGES[:4]}, [Relation("r", "a", "b"), Relation("s", "a", "b")])
+    expected, steps = NaiveRun(graph, config), itertools.count()
+    run = Run(graph, config, torch.device("cpu"))
+    assert [len(positions) for _, positions in run.batches(1)].count(3) == 3  # 10 edges: 3 + 3 + 3 + 1
+    seen = []
+    for epoch in range(1, config.epochs + 1):
+        for _, positions in run.batches(epoch):
+            rate = naive.rate(next(steps), 12, schedule="linear")
+            expected.step("r", "s", positions=positions.tolist(), rate=rate)
+            seen += positions.tolist()
+    assert sorted(seen) == sorted(list(range(10)) * 3)
+    check_model(train(graph, config), expected)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and there is none")
 @pytest.mark.parametrize("choice", CHOICES, ids="-".join)
 def test_cuda_and_cpu_agree(choice):
     operator, comparator, loss = choice
-    config = dataclasses.replace(CONFIG, epochs=1, operator=operator, comparator=comparator, loss=loss)
+    config = changed(epochs=1, operator=operator, comparator=comparator, loss=loss)
     graph = Graph.from_frames({"r": EDGES}, [Relation("r", "a", "b")])
     cpu, cuda = (train(graph, config, device=device) for device in ("cpu", "cuda"))
     assert all(table.is_cuda for table in cuda.vectors.values())

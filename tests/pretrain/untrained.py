@@ -3,7 +3,8 @@
 import torch
 
 from pretrain import Model
-from pretrain.operators import OPERATORS
+from pretrain.model import reverse_name
+from recokit.table import num_parameters
 
 
 def untrained_model(graph, config, *, seed=0):
@@ -14,16 +15,20 @@ def untrained_model(graph, config, *, seed=0):
         return torch.randint(-2, 3, shape, generator=generator).float()
 
     widths = {
-        name: OPERATORS[relation.operator or config.operator].num_parameters(config.dim)
+        each: num_parameters(relation.operator or config.operator, config.dim)
         for name, relation in graph.relations.items()
+        for each in ([name, reverse_name(name)] if config.reciprocal else [name])
     }
+    biased = graph.entities if config.bias else {}
     return Model(
         config=config,
         relations=graph.relations,
         entities=graph.entities,
         vectors={name: draw(len(ids), config.dim) for name, ids in graph.entities.items()},
+        biases={name: draw(len(ids)) for name, ids in biased.items()},
         parameters={name: draw(width) for name, width in widths.items()},
         vector_state={name: draw(len(ids)).abs() for name, ids in graph.entities.items()},
+        bias_state={name: draw(len(ids)).abs() for name, ids in biased.items()},
         parameter_state={name: draw(width).abs() for name, width in widths.items()},
         degrees={name: graph.degrees(name) for name in graph.entities},
         epochs=[{"epoch": 1, "loss": 0.5, "losses": dict.fromkeys(graph.relations, 0.5)}],

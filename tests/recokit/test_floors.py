@@ -1,13 +1,14 @@
-"""Popularity, ItemKNN and EASE against naive dense implementations and small cases by hand."""
+"""Popularity, ItemKNN, EASE and FollowCosine against naive dense implementations and small cases by hand."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from recokit.errors import ConfigError, DataError
-from recokit.floors import EASE, ItemKNN, Popularity
+from recokit.floors import EASE, FollowCosine, ItemKNN, Popularity
 
 FLOORS = [Popularity, ItemKNN, EASE]
+CHOICES = [(mine, theirs) for mine in ("follows", "followers") for theirs in ("follows", "followers")]
 
 
 def interactions(seed, users, items, density=0.2):
@@ -142,6 +143,60 @@ def test_other_histories_are_scored_by_the_weights_that_were_fitted(users, items
         EASE.fit(train).with_history(recent[recent["candidate"] > 0], weight="w")
 
 
+def follows(seed, accounts):
+    """A square matrix of follows, no one of themselves, and its frame; the last account follows nobody."""
+    matrix = np.random.default_rng(seed).random((accounts, accounts)) < np.linspace(0.05, 0.3, accounts)
+    np.fill_diagonal(matrix, False)
+    matrix[-1] = False
+    source, target = matrix.nonzero()
+    return pd.DataFrame({"query": source, "candidate": target}), matrix.astype(np.float64)
+
+
+def test_follow_cosine_by_hand():
+    # 1 follows 3 and 4, 2 follows 3, 5 follows 3 and 4 and 1; 3 follows 2.
+    edges = pd.DataFrame({"query": [1, 1, 2, 5, 5, 5, 3], "candidate": [3, 4, 3, 3, 4, 1, 2]})
+
+    def found(*vectors):
+        floor = FollowCosine.fit(edges, query_vector=vectors[0], candidate_vector=vectors[1])
+        frame = floor.recommend([1, 4], k=9)
+        assert frame["rank"].tolist() == [*range(1, len(frame) - frame["query"].eq(4).sum() + 1),
+                                          *range(1, frame["query"].eq(4).sum() + 1)]  # fmt: skip
+        return {(q, c): s for q, c, s, _ in frame.itertuples(index=False)}
+
+    # Rows: 1 = {3, 4}, 2 = {3}, 3 = {2}, 5 = {3, 4, 1}; 4 follows nobody.
+    assert found("follows", "follows") == pytest.approx({(1, 2): 1 / np.sqrt(2), (1, 5): 2 / np.sqrt(6)})
+    # Columns: 1 = {5}, 2 = {3}, 3 = {1, 2, 5}, 4 = {1, 5}.
+    assert found("followers", "followers") == pytest.approx(
+        {(1, 3): 1 / np.sqrt(3), (1, 4): 1 / np.sqrt(2), (4, 1): 1 / np.sqrt(2), (4, 3): 2 / np.sqrt(6)}
+    )
+    # 1 follows 3, who follows 2.
+    assert found("follows", "followers") == pytest.approx({(1, 2): 1 / np.sqrt(2)})
+
+
+@pytest.mark.parametrize(("mine", "theirs"), CHOICES)
+def test_follow_cosine_agrees_with_the_dense_definition(mine, theirs):
+    edges, matrix = follows(seed=9, accounts=40)
+    x, y = (matrix if vector == "follows" else matrix.T for vector in (mine, theirs))
+    norms = np.outer(np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1))
+    naive = np.divide(x @ y.T, norms, out=np.zeros((40, 40)), where=norms > 0.0)
+    np.fill_diagonal(naive, 0.0)
+    naive[matrix > 0.0] = 0.0
+    floor = FollowCosine.fit(edges, query_vector=mine, candidate_vector=theirs)
+    found = floor.recommend(range(40), k=40, exclude=edges)
+    assert len(found) == (naive > 0.0).sum() > 300
+    np.testing.assert_allclose(found["score"], naive[found["query"], found["candidate"]], atol=1e-12)
+    ranked = np.where(naive > 0.0, naive.round(12), -np.inf)
+    assert lists(floor.recommend(range(40), k=5, exclude=edges), 40) == naive_frame(ranked, 5)
+
+
+def test_follow_cosine_takes_weights_and_ids_of_any_order():
+    edges = pd.DataFrame({"from": ["z", "z", "b", "b"], "to": ["c", "a", "c", "a"], "times": [3.0, 4.0, 1.0, 0.0]})
+    floor = FollowCosine.fit(edges, query="from", candidate="to", weight="times")
+    found = floor.recommend(["z", "a", "stranger"], k=3)
+    assert found[["query", "candidate", "rank"]].to_numpy().tolist() == [["z", "b", 1]]
+    assert found["score"].tolist() == pytest.approx([3.0 / 5.0])
+
+
 @pytest.mark.parametrize("floor", FLOORS)
 def test_what_is_excluded_is_not_recommended_and_ranks_are_without_gaps(floor):
     train, matrix = interactions(seed=3, users=25, items=30)
@@ -201,6 +256,10 @@ def test_what_cannot_be_fitted_is_refused():
         EASE.fit(train, l2=0)
     with pytest.raises(ConfigError, match="neighbors has to be at least 1"):
         ItemKNN.fit(train, neighbors=0)
+    with pytest.raises(ConfigError, match="vector 'folows' does not exist; did you mean 'follows'"):
+        FollowCosine.fit(train, candidate_vector="folows")
+    with pytest.raises(DataError, match="integer ids in queries and string ids in candidates"):
+        FollowCosine.fit(train.assign(candidate=train["candidate"].astype(str)))
     with pytest.raises(ConfigError, match="k has to be at least 1"):
         Popularity.fit(train).recommend([1], k=0)
     with pytest.raises(DataError, match=r"interactions lacks the columns \['user'\]"):

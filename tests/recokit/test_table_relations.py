@@ -69,6 +69,67 @@ def test_complex_diagonal_with_dot_is_the_score_of_complex():
     assert relation("complex_diagonal", r).apply(s[None])[0] @ t == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("dim", [2, 6])
+def test_under_dot_pull_is_the_adjoint_of_the_product(operator, dim):
+    """dot(A x, y) = dot(x, pull(y)) for the product A of an operator; A x is the operator less what it makes of 0."""
+    rng = np.random.default_rng(dim)
+    r = relation(operator, rng.normal(size=num_parameters(operator, dim)))
+    x, y = rng.normal(size=(2, 5, dim))
+    pulled = r.pull(y, "dot")
+    if operator == "translation":
+        np.testing.assert_allclose(pulled, y - r.parameters)  # TwHIN Eq. 5 against the direction of the edge
+    else:
+        product = r.apply(x) - r.apply(np.zeros((1, dim)))
+        np.testing.assert_allclose((product * y).sum(1), (x * pulled).sum(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("comparator", ["cos", "l2", "squared_l2"])
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_under_other_comparators_pull_takes_back_what_apply_did(operator, comparator):
+    rng = np.random.default_rng(0)
+    r = relation(operator, rng.normal(size=num_parameters(operator, 6)))
+    x = rng.normal(size=(5, 6))
+    np.testing.assert_allclose(r.pull(r.apply(x), comparator), x, atol=1e-4)
+
+
+def test_pull_by_hand():
+    y = np.array([[5, 10]], np.float32)
+    assert relation("translation", [1, 2]).pull(y, "cos").tolist() == [[4, 8]]
+    assert relation("diagonal", [2, 5]).pull(y, "dot").tolist() == [[2 * 5, 5 * 10]]
+    np.testing.assert_allclose(relation("diagonal", [2, 5]).pull(y, "l2"), [[5 / 2, 10 / 5]], rtol=1e-6)
+    assert relation("linear", [1, 2, 3, 4]).pull(y, "dot").tolist() == [[1 * 5 + 3 * 10, 2 * 5 + 4 * 10]]  # Wᵀ y
+    assert relation("affine", [1, 2, 3, 4, 7, 8]).pull(y, "dot").tolist() == [[1 * 5 + 3 * 10, 2 * 5 + 4 * 10]]
+    # W⁻¹ (y - t) with W⁻¹ = [[-2, 1], [1.5, -0.5]] and y - t = (4, 8)
+    back = relation("affine", [1, 2, 3, 4, 1, 2]).pull(y, "squared_l2")
+    np.testing.assert_allclose(back, [[-2 * 4 + 8, 1.5 * 4 - 0.5 * 8]], atol=1e-5)
+    assert relation("complex_diagonal", [3, 4]).pull(y, "dot").tolist() == [[15 + 40, 30 - 20]]  # (5 + 10i)(3 - 4i)
+    np.testing.assert_allclose(relation("complex_diagonal", [3, 4]).pull(y, "cos"), [[55 / 25, 10 / 25]], rtol=1e-6)
+    np.testing.assert_allclose(relation("rotation", [math.pi / 2]).pull(y, "dot"), [[10, -5]], atol=1e-5)  # / i
+
+
+@pytest.mark.parametrize(
+    ("operator", "parameters", "expected"),
+    [
+        ("diagonal", [100, 0.99, 0, 1.01], [1 / 100, 0, 0, 1 / 1.01]),
+        ("linear", np.diag([100, 0.99, 0, 1.01]).ravel(), [1 / 100, 0, 0, 1 / 1.01]),
+        ("complex_diagonal", [100, 0.6, 0, 0.6], [1 / 100, 0, 1 / 100, 0]),  # moduli 100 and 0.85
+        ("diagonal", [0, 0, 0, 0], [0, 0, 0, 0]),
+        ("linear", np.zeros(16), [0, 0, 0, 0]),
+    ],
+)
+def test_what_an_operator_all_but_erases_is_not_blown_up(operator, parameters, expected):
+    pulled = relation(operator, parameters).pull(np.ones((1, 4), np.float32), "l2")
+    np.testing.assert_allclose(pulled, [expected], rtol=1e-5, atol=1e-7)
+
+
+def test_pull_refuses_what_apply_refuses():
+    with pytest.raises(DataError, match=r"relation 'r' \(linear\) has 4 parameters, expected 9 for dim 3"):
+        relation("linear", [1, 2, 3, 4]).pull(np.zeros((1, 3), np.float32), "dot")
+    with pytest.raises(ConfigError, match="comparator 'cosine' does not exist"):
+        relation("identity", []).pull(np.zeros((1, 3), np.float32), "cosine")
+
+
 def test_half_precision_is_computed_in_single():
     moved = relation("translation", [1 / 1024]).apply(np.array([[1024]], np.float16))
     assert moved.dtype == np.float32
@@ -133,6 +194,19 @@ def test_a_relation_is_a_row_of_its_operators_block(tmp_path):
     assert read["same"].apply(np.ones((1, 2))).tolist() == [[1, 1]]
 
 
+def test_the_side_is_written_only_where_it_is_not_the_source(tmp_path):
+    write_relations(
+        tmp_path / "relations", [relation("identity", [], "a"), relation("identity", [], "b", side="target")]
+    )
+    entries = json.loads((tmp_path / "relations/relations.json").read_text())
+    assert "side" not in entries[0]
+    assert entries[1]["side"] == "target"
+    read = read_relations(tmp_path / "relations")
+    assert [read["a"].side, read["b"].side] == ["source", "target"]
+    with pytest.raises(ConfigError, match="relation 'r': side is 'left', expected 'source' or 'target'"):
+        relation("identity", [], side="left")
+
+
 @pytest.mark.parametrize(
     ("relations", "message"),
     [
@@ -154,6 +228,7 @@ def test_relations_that_clash_are_refused(relations, message, tmp_path):
         ({"block": "none"}, "none.npy is not a readable"),
         ({"operator": "rotate"}, "operator 'rotate' does not exist"),
         ({"name": None}, "'name' is None, expected a string"),
+        ({"side": "both"}, "side is 'both', expected 'source' or 'target'"),
     ],
 )
 def test_entries_that_do_not_fit_are_refused(change, message, tmp_path):

@@ -1,0 +1,32 @@
+"""Regularisers: what an edge's vectors cost by their size, or by their distance from an earlier version.
+
+They are summed over the positive edges of a batch, each times its weight, so that they keep their proportion to the
+loss whatever the batch size, and only rows that take part are touched.
+Shapes: B edges, D dimension, P parameters of a relation.
+"""
+
+__all__ = ["penalty"]
+
+import torch
+from torch import Tensor
+
+
+def penalty(vectors: Tensor, weights: Tensor, *, l2: float, n3: float, complex_numbers: bool) -> tuple[Tensor, Tensor]:
+    """Return ``w (l2 |v|² + n3 Σ|v_i|³)`` (B,) and its gradient by the vectors (B, D).
+
+    Args:
+        vectors: (B, D).
+        weights: (B,).
+        l2: Factor of the squares.
+        n3: Factor of the cubes (Lacroix et al. 2018).
+        complex_numbers: The vectors are complex: cubes are those of the moduli.
+    """
+    moduli = vectors.abs()
+    if complex_numbers:
+        real, imaginary = vectors.chunk(2, dim=1)
+        moduli = torch.hypot(real, imaginary)
+    value = l2 * vectors.square().sum(1) + n3 * moduli.pow(3).sum(1)
+    if complex_numbers:
+        moduli = torch.cat([moduli, moduli], 1)
+    grad = vectors * (2 * l2 + 3 * n3 * moduli)
+    return value * weights, grad * weights[:, None]

@@ -1,0 +1,408 @@
+"""A training run: tables, accumulators, edges and samplers on one device, and what one batch does to them.
+
+Relations that differ in nothing but their parameters form a group, whose edges share batches and negatives, so that
+thousands of relations cost what ten do.  Where candidates have to be moved by a relation, its group is itself alone.
+Shapes: B batch, E edges, N entities of a type, D dimension, R relations, P parameters.
+"""
+
+__all__ = ["Run"]
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pretrain.comparators import COMPARATORS
+from pretrain.config import Relation, Side, TrainConfig
+from pretrain.graph import Graph
+from pretrain.losses import make_loss
+from pretrain.model import Model, reverse_name
+from pretrain.movers import Form, forms
+from pretrain.negatives import KnownPositives, NegativeSampler
+from pretrain.operators import start
+from pretrain.optimizer import adagrad_, row_adagrad_
+from pretrain.regularisers import penalty
+from pretrain.step import Batch, Gradients, Sampled, Step
+from recokit.errors import ConfigError
+from recokit.table import Operator
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Relations whose edges share batches."""
+
+    source: str  # entity types
+    target: str
+    operator: Operator
+    step: Step
+    sources: Tensor  # (E,) rows
+    targets: Tensor  # (E,) rows
+    relations: Tensor  # (E,) rows of the operator's block
+    reverse: Tensor | None  # (E,) rows of the reciprocal relations
+    numbers: Tensor  # (E,) the relation's number in the run, for its share of the loss
+    weights: Tensor  # (E,)
+    samplers: dict[Side, NegativeSampler]  # by the end that they replace
+    known: dict[Side, KnownPositives]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+class Run:
+    """State of a training run.
+
+    Args:
+        graph: The edges.
+        config: The settings.
+        device: Where everything lies.
+
+    Raises:
+        ConfigError: A dimension does not suit an operator, or a relation has no negatives.
+    """
+
+    def __init__(self, graph: Graph, config: TrainConfig, device: torch.device) -> None:
+        self.graph, self.config, self.device = graph, config, device
+        # Everything is drawn on the CPU first, so that a seed means the same start on every device.
+        generator = torch.Generator().manual_seed(config.seed)
+        # A seed of its own, so that negatives do not repeat the numbers of the first vectors.
+        self.sampler_generator = torch.Generator(device).manual_seed(_seed(config.seed, 0))
+        self.degrees = {entity: graph.degrees(entity, weighing=True) for entity in graph.entities}
+        self.vectors = {
+            entity: (torch.randn(len(ids), config.dim, generator=generator) * config.init_scale).to(device)
+            for entity, ids in graph.entities.items()
+        }
+        self.vector_state = {
+            entity: torch.zeros_like(table if config.optimizer == "adagrad" else table[:, 0])
+            for entity, table in self.vectors.items()
+        }
+        biased = graph.entities if config.bias else {}
+        self.biases = {entity: torch.zeros(len(ids), device=device) for entity, ids in biased.items()}
+        self.bias_state = {entity: torch.zeros_like(bias) for entity, bias in self.biases.items()}
+        self.rows: dict[str, tuple[str, int]] = {}  # relation, or its reverse, to operator and row of the block
+        self.blocks = self._start_blocks(generator)
+        self.block_state = {operator: torch.zeros_like(block) for operator, block in self.blocks.items()}
+        self.groups = [self._group(names) for names in self._grouped()]
+        self.weight_of = self._weight_of_relations()
+        # The vectors (N, D) to stay near, with the penalty (N,) of each row for an occurrence; see ``stay_near``.
+        self.anchors: dict[str, tuple[Tensor, Tensor]] = {}
+
+    # -- how it starts -----------------------------------------------------------------------------------------------
+
+    def _operator(self, relation: Relation) -> Operator:
+        return relation.operator or self.config.operator
+
+    def _sides(self, relation: Relation) -> tuple[Side, ...]:
+        sides = relation.sides or self.config.sides
+        return get_args(Side) if sides == "both" else (sides,)
+
+    def _start_blocks(self, generator: torch.Generator) -> dict[str, Tensor]:
+        starts: dict[str, list[Tensor]] = {}
+        for name, relation in self.graph.relations.items():
+            operator = self._operator(relation)
+            if self.config.reciprocal and (relation.operator_side == "target" or "target" not in self._sides(relation)):
+                raise ConfigError(
+                    f"relation {name!r}: reciprocal relations always move the given end and are asked for targets "
+                    f"first: operator_side is {relation.operator_side!r}, sides {relation.sides or self.config.sides!r}"
+                )
+            names = [name]
+            if self.config.reciprocal and "source" in self._sides(relation):
+                names.append(reverse_name(name))
+            for each in names:
+                if each in self.rows:
+                    raise ConfigError(f"relation {each!r} has the name of the reciprocal of another: rename it")
+                rows = starts.setdefault(operator, [])
+                self.rows[each] = operator, len(rows)
+                rows.append(start(operator, self.config.dim))
+        blocks = {operator: torch.stack(rows) for operator, rows in starts.items()}
+        if self.config.relation_init == "random":
+            for kind, block in blocks.items():
+                drawn = torch.randn(block.shape, generator=generator) * self.config.init_scale
+                whole_turns = (torch.rand(block.shape, generator=generator) * 2 - 1) * math.pi
+                blocks[kind] = whole_turns if kind == "rotation" else drawn
+        return {operator: block.to(self.device) for operator, block in blocks.items()}
+
+    def _grouped(self) -> list[list[str]]:
+        """Return the relations of every group."""
+        groups: dict[tuple[Any, ...], list[str]] = {}
+        for name, relation in self.graph.relations.items():
+            entering = self._forms(relation)
+            alone = any(entering[side].moves == "candidates" for side in self._sides(relation))
+            key = (
+                relation.source,
+                relation.target,
+                self._operator(relation),
+                relation.operator_side,
+                self._sides(relation),
+                *self._counts(relation),
+                name if alone else None,
+            )
+            groups.setdefault(key, []).append(name)
+        return list(groups.values())
+
+    def _forms(self, relation: Relation) -> dict[Side, Form]:
+        config, operator = self.config, self._operator(relation)
+        return forms(operator, relation.operator_side, config.comparator, reciprocal=config.reciprocal)
+
+    def _counts(self, relation: Relation) -> tuple[Any, ...]:
+        return tuple(
+            getattr(self.config if getattr(relation, field) is None else relation, field)
+            for field in ("uniform_negatives", "prevalence_negatives", "in_batch_negatives")
+        )
+
+    def _group(self, names: list[str]) -> _Group:
+        config, graph = self.config, self.graph
+        relation, numbers = graph.relations[names[0]], {name: at for at, name in enumerate(graph.relations)}
+        lengths = [len(graph.edges[name]) for name in names]
+        weights = np.concatenate([self.edge_weights(name) for name in names])
+        counted = weights > 0  # an edge of weight 0 is none
+        sources = np.concatenate([graph.edges[name].sources for name in names])[counted]
+        targets = np.concatenate([graph.edges[name].targets for name in names])[counted]
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(self.device)
+
+        def spread(of_relations: list[int]) -> Tensor:
+            return tensor(np.repeat(of_relations, lengths)[counted])
+
+        reverse = None
+        if config.reciprocal and "source" in self._sides(relation):
+            reverse = spread([self.rows[reverse_name(name)][1] for name in names])
+        entering, comparator = self._forms(relation), COMPARATORS[config.comparator]
+        group = _Group(
+            source=relation.source,
+            target=relation.target,
+            operator=self._operator(relation),
+            step=Step(entering["target"], entering["source"], comparator, make_loss(config), config.temperature),
+            sources=tensor(sources),
+            targets=tensor(targets),
+            relations=spread([self.rows[name][1] for name in names]),
+            reverse=reverse,
+            numbers=spread([numbers[name] for name in names]),
+            weights=tensor(weights[counted]),
+            samplers={},
+            known={},
+        )
+        uniform, prevalence, in_batch = self._counts(relation)
+        for side in self._sides(relation):
+            rows, entity = (targets, relation.target) if side == "target" else (sources, relation.source)
+            try:
+                group.samplers[side] = NegativeSampler(
+                    np.bincount(rows, minlength=graph.num_entities(entity)),
+                    uniform=uniform,
+                    prevalence=prevalence,
+                    in_batch=in_batch,
+                    power=config.prevalence_power,
+                    log_q=config.log_q,
+                    device=self.device,
+                )
+            except ConfigError as error:
+                raise ConfigError(f"relation {names[0]!r}: {error}") from error
+            if config.filter_positives:
+                anchors, answers = group.sources, group.targets
+                if side == "source":
+                    anchors, answers = answers, anchors
+                group.known[side] = KnownPositives(anchors, group.relations, answers, len(self.rows))
+        return group
+
+    def edge_weights(self, name: str) -> np.ndarray:
+        """Return the weights (E,) of a relation's edges: its own times theirs, times that by degree."""
+        edges, relation = self.graph.edges[name], self.graph.relations[name]
+        weights = np.ones(len(edges)) if edges.weights is None else edges.weights.astype(np.float64)
+        if self.config.degree_power and weights.sum() > 0:
+            ends = [np.bincount(rows, weights > 0)[rows] for rows in (edges.sources, edges.targets)]
+            scaled = weights * np.maximum(ends[0] * ends[1], 1.0) ** -float(self.config.degree_power)
+            weights = scaled * (weights.sum() / scaled.sum())
+        return (weights * relation.weight).astype(np.float32)
+
+    def _weight_of_relations(self) -> np.ndarray:
+        total = np.zeros(len(self.graph.relations))
+        for group in self.groups:
+            weights = group.weights.cpu().numpy().astype(np.float64)
+            total += np.bincount(group.numbers.cpu().numpy(), weights, minlength=len(total))
+        return total
+
+    def stay_near(self, carried: Mapping[str, np.ndarray]) -> None:
+        """Penalise leaving the vectors as they are where ``carried`` (N,): alpha |v - v'|² an entity and epoch.
+
+        The penalty of a row is spread over its occurrences as the end of an edge, where it is applied (TwHIN 7.2; the
+        sum stands outside the square here). With ``alpha_by_degree`` every occurrence has the whole of it.
+        """
+        for entity, vectors in self.vectors.items():
+            alpha = self.config.alpha
+            alpha = float(alpha.get(entity, 0.0) if isinstance(alpha, Mapping) else alpha)
+            if not alpha:
+                continue
+            share = np.ones(len(vectors)) if self.config.alpha_by_degree else 1 / np.maximum(self.degrees[entity], 1)
+            penalties = torch.from_numpy((alpha * share * carried[entity]).astype(np.float32))
+            self.anchors[entity] = vectors.clone(), penalties.to(self.device)
+
+    # -- how it goes on ----------------------------------------------------------------------------------------------
+
+    def batches(self, epoch: int) -> list[tuple[_Group, Tensor]]:
+        """Return the batches of an epoch, a group and positions of its edges, those of all groups in random order.
+
+        They depend on the seed and the epoch alone, so that a run can go on in the middle of it.
+        """
+        generator = torch.Generator().manual_seed(_seed(self.config.seed, epoch))
+        jobs = [
+            (group, positions)
+            for group in self.groups
+            for positions in torch.randperm(len(group), generator=generator).split(self.config.batch_size)  # type: ignore[no-untyped-call]
+            if len(positions)
+        ]
+        return [jobs[at] for at in torch.randperm(len(jobs), generator=generator).tolist()]
+
+    def num_batches(self) -> int:
+        """Batches of an epoch."""
+        return sum(math.ceil(len(group) / self.config.batch_size) for group in self.groups)
+
+    def step(self, group: _Group, positions: Tensor, losses: Tensor, rate: float = 1.0) -> None:
+        """Train one batch and add its loss to that of its relations.
+
+        Args:
+            group: What ``batches`` gave.
+            positions: Its edges (B,).
+            losses: Loss (R,) float64 of every relation, added to.
+            rate: Of the learning rates.
+        """
+        positions = positions.to(self.device)
+        sources, targets, relations = group.sources[positions], group.targets[positions], group.relations[positions]
+        ends: dict[Side, tuple[Tensor, Tensor]] = {"target": (sources, targets), "source": (targets, sources)}
+        sampled = {side: self._sample(group, side, *ends[side], relations) for side in group.samplers}
+        batch = Batch(
+            sources,
+            targets,
+            relations,
+            group.weights[positions],
+            sampled.get("source"),
+            sampled.get("target"),
+            None if group.reverse is None else group.reverse[positions],
+        )
+        gradients = group.step(
+            self.vectors[group.source],
+            self.vectors[group.target],
+            self.blocks[group.operator],
+            batch,
+            source_bias=self.biases.get(group.source),
+            target_bias=self.biases.get(group.target),
+        )
+        self._penalise_ends(group, batch, gradients)
+        extra = self._penalise_relations(group, batch, gradients)
+        losses.index_add_(0, group.numbers[positions], gradients.losses.to(losses.dtype))
+        self._update(group, gradients, extra, rate)
+
+    def _sample(self, group: _Group, side: Side, anchors: Tensor, own: Tensor, relations: Tensor) -> Sampled:
+        rows = group.samplers[side].draw(own, self.sampler_generator)
+        known = group.known.get(side)
+        return Sampled(
+            rows,
+            group.samplers[side].log_expected(rows, len(own)),
+            None if known is None else known.find(anchors, relations, rows),
+        )
+
+    def _penalise_ends(self, group: _Group, batch: Batch, gradients: Gradients) -> None:
+        """Add what the vectors of the edges' ends cost to losses and gradients."""
+        config, size = self.config, len(batch.sources)
+        for entity, rows, grads in (
+            (group.source, batch.sources, gradients.source_grads),
+            (group.target, batch.targets, gradients.target_grads),
+        ):
+            if entity in self.anchors:
+                earlier, factor = self.anchors[entity]
+                moved = self.vectors[entity][rows] - earlier[rows]
+                gradients.losses.add_(factor[rows] * moved.square().sum(1))
+                grads[:size] += 2 * factor[rows, None] * moved
+            if config.l2 or config.n3:
+                paired = group.operator in ("complex_diagonal", "rotation")
+                value, grad = penalty(
+                    self.vectors[entity][rows], batch.weights, l2=config.l2, n3=config.n3, complex_numbers=paired
+                )
+                gradients.losses.add_(value)
+                grads[:size] += grad
+
+    def _penalise_relations(self, group: _Group, batch: Batch, gradients: Gradients) -> list[tuple[Tensor, Tensor]]:
+        """Add what the relations' parameters cost to the losses; return rows and gradients (U, P)."""
+        config = self.config
+        if not (config.l2 or config.n3) or group.operator in ("identity", "rotation"):
+            return []  # no parameters, or phases, whose size means nothing
+        found = []
+        for rows in (batch.relations, batch.reverse):
+            if rows is None:
+                continue
+            unique, which = torch.unique(rows, return_inverse=True)
+            weights = batch.weights.new_zeros(len(unique)).index_add_(0, which, batch.weights)
+            parameters, paired = self.blocks[group.operator][unique], group.operator == "complex_diagonal"
+            ones = torch.ones_like(weights)
+            value, grad = penalty(parameters, ones, l2=config.l2, n3=config.n3, complex_numbers=paired)
+            gradients.losses.add_(value[which] * batch.weights)
+            found.append((unique, grad * weights[:, None]))
+        return found
+
+    def _update(self, group: _Group, gradients: Gradients, extra: list[tuple[Tensor, Tensor]], rate: float) -> None:
+        config = self.config
+        ends = [
+            (group.source, gradients.source_rows, gradients.source_grads, gradients.source_bias_grads),
+            (group.target, gradients.target_rows, gradients.target_grads, gradients.target_bias_grads),
+        ]
+        if group.source == group.target:  # one table: both ends count as one gradient
+            (entity, rows, grads, biases), (_, more_rows, more_grads, more_biases) = ends
+            both = None if biases is None or more_biases is None else torch.cat([biases, more_biases])
+            ends = [(entity, torch.cat([rows, more_rows]), torch.cat([grads, more_grads]), both)]
+        for entity, rows, grads, bias_grads in ends:
+            update = adagrad_ if config.optimizer == "adagrad" else row_adagrad_
+            update(
+                self.vectors[entity],
+                self.vector_state[entity],
+                rows,
+                grads,
+                rate * config.learning_rate,
+                max_norm=config.max_norm,
+            )
+            if bias_grads is not None:
+                bias = self.biases[entity][:, None]
+                row_adagrad_(bias, self.bias_state[entity], rows, bias_grads[:, None], rate * config.learning_rate)
+        rows, grads = (
+            torch.cat(parts) for parts in zip((gradients.relation_rows, gradients.relation_grads), *extra, strict=True)
+        )
+        block, state = self.blocks[group.operator], self.block_state[group.operator]
+        adagrad_(block, state, rows, grads, rate * config.relation_learning_rate)
+
+    # -- what it has come to -----------------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that training changes, by a name, as it lies in memory."""
+        parts = {
+            "vectors": self.vectors,
+            "vector_state": self.vector_state,
+            "biases": self.biases,
+            "bias_state": self.bias_state,
+            "blocks": self.blocks,
+            "block_state": self.block_state,
+        }
+        return {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+
+    def model(self, epochs: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]) -> Model:
+        """Put the results together; the tensors are the run's own."""
+        return Model(
+            config=self.config,
+            relations=self.graph.relations,
+            entities=self.graph.entities,
+            vectors=self.vectors,
+            biases=self.biases,
+            parameters={name: self.blocks[operator][row] for name, (operator, row) in self.rows.items()},
+            vector_state=self.vector_state,
+            bias_state=self.bias_state,
+            parameter_state={name: self.block_state[operator][row] for name, (operator, row) in self.rows.items()},
+            degrees=self.degrees,
+            epochs=epochs,
+            meta=meta,
+        )
+
+
+def _seed(seed: int, number: int) -> int:
+    """Return a seed of its own for each number; torch takes it as it is."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))

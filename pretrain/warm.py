@@ -1,0 +1,132 @@
+"""Warm starts: a run begins where an earlier model ended, and may be held near it (TwHIN 7.2).
+
+Vectors, biases and relations are joined by id and name, the optimizer's state with them: a fresh state makes first
+steps as long as the learning rate, which undoes much of the start.  Entities that the earlier model has never trained
+start as what their neighbours suggest (Eq. 5, direction-aware; ``recokit.inductive``), or, where no neighbour leads to
+a trained one, at random.
+"""
+
+__all__ = ["carry"]
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pretrain.config import Relation, TrainConfig
+from pretrain.model import Model, base_name, reverse_name
+from pretrain.run import Run
+from recokit.errors import ConfigError
+from recokit.inductive import NeighborEdges, fill_from_neighbors, median_norm
+from recokit.table import RelationParameters
+
+
+def carry(previous: Model, run: Run, *, carry_state: bool = True) -> dict[str, dict[str, int]]:
+    """Replace the random start of a run by an earlier model, and hold it there where the settings say so.
+
+    Args:
+        previous: The earlier model.
+        run: At its start; changed in place.
+        carry_state: Carry the optimizer's state too.
+
+    Returns:
+        Entity type to how many entities were carried, start from neighbours, and start at random.
+
+    Raises:
+        ConfigError: The models' dimensions differ.
+    """
+    if previous.config.dim != run.config.dim:
+        raise ConfigError(f"the previous model has the dimension {previous.config.dim}, this run {run.config.dim}")
+    known = {entity: _carry_entities(previous, run, entity, carry_state) for entity in run.vectors}
+    _carry_relations(previous, run, carry_state)
+    run.stay_near(known)
+    filled = _fill(run, known)
+    return {
+        entity: {
+            "carried": int(known[entity].sum()),
+            "from neighbours": int((filled[entity] > 0).sum()),
+            "at random": int((filled[entity] < 0).sum()),
+        }
+        for entity in run.vectors
+    }
+
+
+def _carry_entities(previous: Model, run: Run, entity: str, carry_state: bool) -> NDArray[np.bool_]:
+    """Carry one entity type and say which of its rows (N,) were trained before."""
+    known = np.zeros(len(run.vectors[entity]), bool)
+    if entity not in previous.entities:
+        return known
+    rows = previous.rows(
+        entity, run.graph.entities[entity], f"{entity!r} of the graph, joined with the previous model's"
+    )
+    known[rows >= 0] = previous.degrees[entity][rows[rows >= 0]] > 0
+    here, there = np.flatnonzero(known), rows[known]
+    pairs = [(run.vectors, previous.vectors), (run.biases, previous.biases)]
+    if carry_state:
+        pairs.append((run.bias_state, previous.bias_state))
+        if run.config.optimizer == previous.config.optimizer:
+            pairs.append((run.vector_state, previous.vector_state))
+    for ours, theirs in pairs:
+        if entity in ours and entity in theirs:
+            carried = theirs[entity].cpu()[torch.from_numpy(there)]
+            ours[entity][torch.from_numpy(here).to(run.device)] = carried.to(run.device)
+    return known
+
+
+def _carry_relations(previous: Model, run: Run, carry_state: bool) -> None:
+    """Carry the relations that mean the same: their ends, operator and its side."""
+    for name, (operator, row) in run.rows.items():
+        ours = _meaning(name, run.graph.relations, run.config)
+        if name not in previous.parameters or ours != _meaning(name, previous.relations, previous.config):
+            continue
+        run.blocks[operator][row] = previous.parameters[name].to(run.device)
+        if carry_state:
+            run.block_state[operator][row] = previous.parameter_state[name].to(run.device)
+
+
+def _meaning(name: str, relations: Mapping[str, Relation], config: TrainConfig) -> tuple[object, ...]:
+    """Return what the parameters of a relation, or of its reciprocal, depend on."""
+    forward = name in relations
+    relation = relations[name if forward else base_name(name)]
+    operator = relation.operator or config.operator
+    return forward, relation.source, relation.target, operator, relation.operator_side
+
+
+def _fill(run: Run, known: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.int64]]:
+    """Start new entities from their neighbours; return how many rounds away each row (N,) is from a carried one."""
+    vectors = {entity: table.cpu().numpy() for entity, table in run.vectors.items()}
+    norms = None  # under cos lengths mean nothing, and scaling would only make translations weigh less
+    if run.config.comparator != "cos":
+        norms = {entity: median_norm(table[known[entity]]) for entity, table in vectors.items() if known[entity].any()}
+    edges = [_neighbor_edges(run, name) for name in run.graph.relations]
+    longest = max(map(len, vectors.values()))  # no chain is longer
+    filled = fill_from_neighbors(
+        vectors, known, edges, comparator=run.config.comparator, iterations=longest, norms=norms
+    )
+    for entity, table in run.vectors.items():
+        table.copy_(torch.from_numpy(vectors[entity]))
+    return {entity: part.rounds for entity, part in filled.items()}
+
+
+def _neighbor_edges(run: Run, name: str) -> NeighborEdges:
+    edges, relation = run.graph.edges[name], run.graph.relations[name]
+
+    def learned(key: str, **ends: Any) -> RelationParameters:
+        operator, row = run.rows[key]
+        return RelationParameters(
+            name=key,
+            operator=operator,  # type: ignore[arg-type]
+            parameters=run.blocks[operator][row].cpu().numpy().copy(),
+            **ends,
+        )
+
+    reverse = reverse_name(name)
+    return NeighborEdges(
+        learned(name, source=relation.source, target=relation.target, side=relation.operator_side),
+        edges.sources,
+        edges.targets,
+        run.edge_weights(name),
+        learned(reverse, source=relation.target, target=relation.source) if reverse in run.rows else None,
+    )

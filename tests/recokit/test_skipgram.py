@@ -1,0 +1,95 @@
+"""Skip-gram: planted neighbours are found, one seed is one table, and queries are what arithmetic says."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recokit.candidates import CandidateGenerator
+from recokit.errors import ConfigError, DataError, MissingDependencyError
+from recokit.index import ExactIndex
+from recokit.skipgram import skipgram_queries, skipgram_table
+from recokit.table import EmbeddingTable
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def sequences(seed=0, groups=60, items=30):
+    """Each group walks through items of its own kind, which is its number modulo 3, as theirs is."""
+    rng = np.random.default_rng(seed)
+    rows = [(group, item) for group in range(groups) for item in rng.permutation(np.arange(group % 3, items, 3))[:8]]
+    return pd.DataFrame(rows, columns=["query", "candidate"])
+
+
+def trained(frame=None, **settings):
+    pytest.importorskip("gensim")
+    return skipgram_table(sequences() if frame is None else frame, **{"dim": 16, "epochs": 20, **settings})
+
+
+def test_items_of_the_same_sequences_become_neighbours():
+    table = trained()
+    assert (table.comparator, table.dim, table.ids.to_pylist()) == ("cos", 16, list(range(30)))
+    found = CandidateGenerator(ExactIndex.build(table), table)(range(30), k=5)
+    assert (found["query"] % 3 == found["candidate"] % 3).mean() == 1.0
+
+
+def test_one_seed_is_one_table_whatever_the_hash_seed_and_the_order_of_groups():
+    frame = sequences()
+    table = trained(frame)
+    backwards = pd.concat([rows for _, rows in reversed(list(frame.groupby("query")))])
+    assert trained(backwards).fingerprint == table.fingerprint
+    assert trained(frame, seed=1).fingerprint != table.fingerprint
+    program = (
+        "import pandas as pd; from recokit.skipgram import skipgram_table\n"
+        f"frame = pd.DataFrame({frame.to_dict('list')!r})\n"
+        "print(skipgram_table(frame, dim=16, epochs=20).fingerprint)"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
+    )
+    assert answer.stdout.strip() == table.fingerprint
+
+
+def test_time_orders_a_sequence_and_a_narrow_window_sees_the_order():
+    # Two halves that never stand side by side but for one place: by rows they alternate, by time they do not.
+    items = [item for pair in zip(range(10), range(10, 20), strict=True) for item in pair]
+    frame = pd.concat([pd.DataFrame({"query": group, "candidate": items}) for group in range(80)])
+    frame = frame.assign(when=frame["candidate"] * 1.5)
+    in_time = trained(frame.sort_values(["query", "when"])[["query", "candidate"]], window=1)
+    assert trained(frame, window=1, time="when").fingerprint == in_time.fingerprint
+    assert trained(frame, window=1).fingerprint != in_time.fingerprint
+
+
+def test_queries_are_own_vectors_or_the_mean_at_length_one():
+    vectors = np.array([[3.0, 4.0], [0.0, 2.0], [0.0, 0.0]], np.float32)
+    table = EmbeddingTable.from_arrays([1, 2, 3], vectors, entity="user", version="v", comparator="cos")
+    follows = pd.DataFrame({"query": [1, 9, 9, 9, 7, 8], "candidate": [2, 1, 2, 2, 3, 5]})
+    own = skipgram_queries(table, follows)
+    assert own.ids.to_pylist() == [1, 7, 9]  # 8 follows nobody of the table and is not in it
+    np.testing.assert_allclose(own.vectors, [[3.0, 4.0], [0.0, 0.0], [0.3, 0.9]], atol=1e-7)
+    mean = skipgram_queries(table, follows, own=False)
+    assert mean.ids.to_pylist() == [1, 7, 9]
+    np.testing.assert_allclose(mean.vectors[0], [0.0, 1.0], atol=1e-7)
+    assert (own.entity, own.version, own.comparator) == ("user", "v", "cos")
+
+
+def test_what_cannot_be_trained_is_refused(monkeypatch):
+    frame = sequences()
+    with pytest.raises(ConfigError, match="window has to be at least 1, not 0"):
+        skipgram_table(frame, window=0)
+    with pytest.raises(ConfigError, match="learning_rate has to be positive, not 0"):
+        skipgram_table(frame, learning_rate=0)
+    monkeypatch.setitem(sys.modules, "gensim.models", None)
+    with pytest.raises(MissingDependencyError, match=r"skipgram_table needs .*'gensim'.*recokit\[word2vec\]"):
+        skipgram_table(frame)
+    monkeypatch.undo()
+    pytest.importorskip("gensim")
+    with pytest.raises(DataError, match="sequences has no rows"):
+        skipgram_table(frame.iloc[:0])
+    with pytest.raises(DataError, match=r"sequences lacks the columns \['account'\]"):
+        skipgram_table(frame, item="account")
