@@ -35,7 +35,7 @@ from recokit.cli import text_table
 from recokit.report import Result, markdown_table, write_text
 
 EPOCHS, MORE = 30, 5
-ALPHA, ALPHA_BY_DEGREE = 1.0, 0.1
+ALPHA, ALPHA_BY_DEGREE = 100.0, 1.0
 CONTROL = "retrained"
 METRICS = ("recall@10", "mrr", "recall@10, mixed", "drift", "cosine")
 DECILES = 10

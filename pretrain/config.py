@@ -201,7 +201,7 @@ class TrainConfig:
         if self.seed >= 2**63:
             raise ConfigError(f"{what}: seed must be below 2**63, got {self.seed}")
         for field, losses in _ONLY_UNDER.items():
-            if getattr(self, field) and self.loss not in losses:
+            if getattr(self, field) != getattr(type(self), field) and self.loss not in losses:
                 raise ConfigError(
                     f"{what}: {field} has no effect under the loss {self.loss!r}; it goes with {' and '.join(losses)}"
                 )
@@ -218,7 +218,13 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "sides": get_args(Sides),
     "precision": ("float32", "auto"),
 }
-_ONLY_UNDER = {"log_q": ("softmax",), "score_offset": ("logistic",), "adversarial": ("logistic", "ranking")}
+_ONLY_UNDER = {
+    "log_q": ("softmax",),
+    "score_offset": ("logistic",),
+    "margin": ("ranking",),
+    "adversarial": ("logistic", "ranking"),
+    "negative_reduction": ("logistic", "ranking"),
+}
 _NEGATIVES = ("uniform_negatives", "prevalence_negatives", "in_batch_negatives")
 
 

@@ -80,7 +80,7 @@ class Evaluation:
     @property
     def _sampled(self) -> str | None:
         protocol = self.results[0]["protocol"]
-        return protocol["candidates"] if "seed" in protocol else None
+        return protocol["candidates"].partition(", drawn")[0] if "seed" in protocol else None
 
     def __str__(self) -> str:
         protocol = ", ".join(f"{key}: {value}" for key, value in self.results[0]["protocol"].items())

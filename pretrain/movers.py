@@ -105,7 +105,7 @@ _PULLERS: Mapping[tuple[str, str], Mover] = {
 class Form:
     """How a relation enters a question: its mover, and what it moves.
 
-    Candidates can be moved by one relation at a time only, so that all edges of such a batch are of one.
+    Candidates can be moved by one relation at a time only.
     """
 
     mover: Mover

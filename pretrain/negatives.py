@@ -100,14 +100,17 @@ class KnownPositives:
 
     def find(self, anchors: Tensor, relations: Tensor, drawn: Tensor) -> Tensor:
         """Pairs (2, A) of an edge (B,) and one of the ``drawn`` rows (N,) that is a known answer of it."""
-        keys = anchors * self._num_relations + relations
+        keys, which = torch.unique(anchors * self._num_relations + relations, return_inverse=True)  # (U,), (B,)
         first = torch.searchsorted(self._keys, keys)
-        edges, at = _ranges(first, torch.searchsorted(self._keys, keys, right=True))
+        questions, at = _ranges(first, torch.searchsorted(self._keys, keys, right=True))
         known = self._answers[at]
         ordered, order = drawn.sort()
         first = torch.searchsorted(ordered, known)
-        which, at = _ranges(first, torch.searchsorted(ordered, known, right=True))
-        return torch.stack([edges[which], order[at]])
+        found, at = _ranges(first, torch.searchsorted(ordered, known, right=True))
+        questions, negatives = questions[found], order[at]  # in the order of the questions
+        first = torch.searchsorted(questions, which)
+        edges, at = _ranges(first, torch.searchsorted(questions, which, right=True))
+        return torch.stack([edges, negatives[at]])
 
 
 def _ranges(first: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:

@@ -97,8 +97,8 @@ def _check(
         for relation in relations:
             if relation not in graph.relations:
                 raise ConfigError(f"network {name!r}: no relation {relation!r}; {closest(relation, graph.relations)}")
-        if config.patience and not _held_out(validation, relations):
-            raise ConfigError(f"network {name!r} has no validation edges, which patience needs")
+        if (config.patience or config.restarts > 1) and not _held_out(validation, relations):
+            raise ConfigError(f"network {name!r} has no validation edges, which patience and restarts look at")
     ends = {
         name: {end for each in relations for end in (graph.relations[each].source, graph.relations[each].target)}
         for name, relations in networks.items()

@@ -10,7 +10,7 @@ Each is a pair of pure functions with hand-written gradients; the NumPy form tha
 Shapes: B batch, D dimension, R relations in the block, P parameters of one relation.
 """
 
-__all__ = ["OPERATORS", "Operator", "conjugate", "spread", "start", "summed", "times"]
+__all__ = ["OPERATORS", "Operator", "conjugate", "runs", "spread", "start", "summed", "times"]
 
 from collections.abc import Iterator, Mapping
 from typing import Protocol
@@ -119,7 +119,7 @@ class _Linear:
         if which is None:
             return vectors @ matrices[0].T
         operated = torch.empty_like(vectors)
-        for relation, rows in _runs(which):
+        for relation, rows in runs(which):
             operated[rows] = vectors[rows] @ matrices[relation].T
         return operated
 
@@ -128,7 +128,7 @@ class _Linear:
         if which is None:
             return grad @ matrices[0], (grad.T @ vectors).view(1, -1)
         own, grad_block = torch.empty_like(vectors), torch.zeros_like(matrices)
-        for relation, rows in _runs(which):
+        for relation, rows in runs(which):
             own[rows] = grad[rows] @ matrices[relation]
             grad_block[relation] = grad[rows].T @ vectors[rows]
         return own, grad_block.view_as(block)
@@ -178,8 +178,8 @@ def summed(grads: Tensor, block: Tensor, which: Tensor | None) -> Tensor:
     return grads.sum(0, keepdim=True) if which is None else torch.zeros_like(block).index_add_(0, which, grads)
 
 
-def _runs(which: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield (relation, positions of its vectors)."""
+def runs(which: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield every relation that is there, and the positions of its vectors."""
     ordered, order = which.sort(stable=True)
     relations, counts = torch.unique_consecutive(ordered, return_counts=True)
     yield from zip(relations.tolist(), order.split(counts.tolist()), strict=True)  # type: ignore[no-untyped-call]

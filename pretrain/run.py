@@ -1,7 +1,7 @@
 """A training run: tables, accumulators, edges and samplers on one device, and what one batch does to them.
 
 Relations that differ in nothing but their parameters form a group, whose edges share batches and negatives, so that
-thousands of relations cost what ten do.  Where candidates have to be moved by a relation, its group is itself alone.
+thousands of relations cost what ten do.
 Shapes: B batch, E edges, N entities of a type, D dimension, R relations, P parameters.
 """
 
@@ -47,6 +47,7 @@ class _Group:
     weights: Tensor  # (E,)
     samplers: dict[Side, NegativeSampler]  # by the end that they replace
     known: dict[Side, KnownPositives]
+    in_runs: bool  # batches of few relations, because each costs something of its own
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -129,8 +130,6 @@ class Run:
         """Return the relations of every group."""
         groups: dict[tuple[Any, ...], list[str]] = {}
         for name, relation in self.graph.relations.items():
-            entering = self._forms(relation)
-            alone = any(entering[side].moves == "candidates" for side in self._sides(relation))
             key = (
                 relation.source,
                 relation.target,
@@ -138,7 +137,6 @@ class Run:
                 relation.operator_side,
                 self._sides(relation),
                 *self._counts(relation),
-                name if alone else None,
             )
             groups.setdefault(key, []).append(name)
         return list(groups.values())
@@ -185,6 +183,11 @@ class Run:
             weights=tensor(weights[counted]),
             samplers={},
             known={},
+            in_runs=len(names) > 1
+            and (
+                self._operator(relation) in ("linear", "affine")
+                or any(entering[side].moves == "candidates" for side in self._sides(relation))
+            ),
         )
         uniform, prevalence, in_batch = self._counts(relation)
         for side in self._sides(relation):
@@ -249,10 +252,7 @@ class Run:
         """
         generator = torch.Generator().manual_seed(_seed(self.config.seed, epoch))
         jobs = [
-            (group, positions)
-            for group in self.groups
-            for positions in torch.randperm(len(group), generator=generator).split(self.config.batch_size)  # type: ignore[no-untyped-call]
-            if len(positions)
+            (group, positions) for group in self.groups for positions in _cut(group, self.config.batch_size, generator)
         ]
         return [jobs[at] for at in torch.randperm(len(jobs), generator=generator).tolist()]
 
@@ -401,6 +401,18 @@ class Run:
             epochs=epochs,
             meta=meta,
         )
+
+
+def _cut(group: _Group, size: int, generator: torch.Generator) -> list[Tensor]:
+    """Cut the shuffled edges (E,) of a group into batches; with ``in_runs`` those of a relation stay together."""
+    order = torch.randperm(len(group), generator=generator)
+    if group.in_runs:
+        numbers = group.numbers.cpu()
+        place = torch.randperm(int(numbers.max()) + 1, generator=generator)
+        order = order[place[numbers[order]].argsort(stable=True)]
+    batches = [part for part in order.split(size) if len(part)]  # type: ignore[no-untyped-call]
+    # The first edges of a batch lend their ends as in-batch negatives: they are not all of one relation.
+    return [part[torch.randperm(len(part), generator=generator)] if group.in_runs else part for part in batches]
 
 
 def _seed(seed: int, number: int) -> int:

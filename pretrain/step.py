@@ -8,6 +8,7 @@ Shapes: B edges, N negatives a side, D dimension, R relations, P parameters of a
 
 __all__ = ["Batch", "Gradients", "Sampled", "Step"]
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from pretrain.comparators import Comparator
 from pretrain.losses import Loss
 from pretrain.movers import Form
+from pretrain.operators import runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ class Gradients:
 
 @dataclass(frozen=True, eq=False)
 class _Question:
-    """One question for a whole batch."""
+    """One question for a whole batch, or for its edges of one relation."""
 
     form: Form
     anchors: Tensor  # (B, D)
@@ -148,26 +150,27 @@ class Step:
             if sampled.known is not None:
                 accidental[sampled.known[0], sampled.known[1]] = True
             anchor_bias, asked_bias = biases[anchor], biases[asked]
-            answer = self._ask(
-                _Question(
-                    form,
-                    vectors[anchor][:size],
-                    vectors[asked],
-                    block[unique],
-                    which,
-                    batch.weights,
-                    accidental,
-                    sampled.log_expected,
-                    None if anchor_bias is None or asked_bias is None else (anchor_bias[:size], asked_bias),
+            for relation_row, at, among, own_which in _parts(form, unique, which, size, len(rows[asked])):
+                answer = self._ask(
+                    _Question(
+                        form,
+                        vectors[anchor][at],
+                        vectors[asked][among],
+                        block[relation_row],
+                        own_which,
+                        batch.weights[at],
+                        accidental[at],
+                        sampled.log_expected,
+                        None if anchor_bias is None or asked_bias is None else (anchor_bias[at], asked_bias[among]),
+                    )
                 )
-            )
-            losses += answer.losses
-            grads[anchor][:size] += answer.anchors
-            grads[asked] += answer.candidates
-            bias_grads[anchor][:size] += answer.anchor_bias
-            bias_grads[asked] += answer.candidate_bias
-            relation_rows.append(unique)
-            relation_grads.append(answer.block)
+                losses[at] += answer.losses
+                grads[anchor][at] += answer.anchors
+                grads[asked][among] += answer.candidates
+                bias_grads[anchor][at] += answer.anchor_bias
+                bias_grads[asked][among] += answer.candidate_bias
+                relation_rows.append(relation_row)
+                relation_grads.append(answer.block)
         return Gradients(
             losses,
             rows["source"],
@@ -232,3 +235,22 @@ def _distinct(relations: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return the distinct relations (U,) of a batch and which of them every edge has, None where there is one."""
     unique, which = torch.unique(relations, return_inverse=True)
     return unique, None if len(unique) == 1 else which
+
+
+_Place = slice | Tensor
+
+
+def _parts(
+    form: Form, unique: Tensor, which: Tensor | None, size: int, total: int
+) -> Iterator[tuple[Tensor, _Place, _Place, Tensor | None]]:
+    """Cut a question into what can be asked at once: all of it, or, where candidates move, the edges of one relation.
+
+    Yields the relations (U,), the places of their edges among the B, the places of these edges' own candidates and of
+    the negatives among the B + N, and the relation of every edge.
+    """
+    if which is None or form.moves == "anchors":
+        yield unique, slice(size), slice(None), which
+        return
+    negatives = torch.arange(size, total, device=which.device)
+    for row, edges in runs(which):
+        yield unique[row : row + 1], edges, torch.cat([edges, negatives]), None

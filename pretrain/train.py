@@ -95,6 +95,8 @@ def train(
         for number in range(config.restarts):
             own = dataclasses.replace(config, seed=config.seed + number)
             run = Run(graph, own, device)
+            if not any(map(len, run.groups)):
+                raise DataError("train: every edge of the graph has the weight 0")
             start = {} if previous is None else {"start": carry(previous, run, carry_state=carry_state)}
             checkpoints = None
             if checkpoint is not None:

@@ -3,32 +3,44 @@
     found = tune(known, validation, TrainConfig(comparator="dot"), trials=30)
     model = train(known, found.config)
 
-A trial that does worse than the median of the others after as many epochs is stopped (``MedianPruner``).  With
-``journal`` every trial is written down as it ends, and a search that was stopped goes on where it was.
+A trial that is worse than the median of the others after as many epochs is stopped (``MedianPruner``), though not in
+the first third of its epochs: there it would often be the best one, whose learning rate is low.  What is tried next
+depends on the seed and the trials before it alone, and with ``journal`` every trial is written down as it ends: a
+search that was stopped loses the trial that was running, and goes on as if it never had been.
 """
 
-__all__ = ["Space", "Tuning", "default_space", "tune"]
+__all__ = ["Space", "Tuning", "check_space", "default_space", "require_optuna", "tune"]
 
 import dataclasses
+import hashlib
+import itertools
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from pretrain.config import TrainConfig
 from pretrain.graph import Graph
 from pretrain.train import train
-from recokit.errors import ConfigError, DataError, MissingDependencyError, closest
+from recokit.errors import ConfigError, DataError, MissingDependencyError, RecokitError, VersionError, closest
+from recokit.table.folder import json_object, manifest_value, read_manifest, write_json
 
 if TYPE_CHECKING:
     import optuna
 
 Space = Mapping[str, Sequence[Any] | Mapping[str, Any]]
+_Callback = Callable[[Mapping[str, Any]], None]
+_FORMAT = "tuning/1"
+_FIELDS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 _RANGE_KEYS = ("low", "high", "log")
-_STARTUP_TRIALS = 5  # that are drawn by chance, and that no trial is compared with before they are done
+_STATES = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}  # ours, the best first, to Optuna's
+_STARTUP_TRIALS = 5  # that are drawn by chance, and before which none is stopped
+_UNTOUCHED = 1 / 3  # share of the epochs in which a trial is not stopped
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,8 +50,8 @@ class Tuning:
     Attributes:
         config: The settings of the best trial.
         value: Its metric on the validation part.
-        trials: One row a trial, best first: trial, state (``"complete"``, ``"pruned"``, ``"failed"``), the metric,
-            epoch (the best one), seconds, and the settings tried.
+        trials: One row a trial, best first: trial, state (``"complete"``, ``"pruned"``, ``"failed"``), the metric and
+            the epoch of its best, seconds, error (why it failed), and the settings tried.
     """
 
     config: TrainConfig
@@ -68,148 +80,269 @@ def tune(
     trials: int = 20,
     seconds: float | None = None,
     journal: str | Path | None = None,
-    seed: int = 0,
     device: str | torch.device | None = None,
-    callback: Callable[[Mapping[str, Any]], None] | None = None,
+    callback: _Callback | None = None,
 ) -> Tuning:
     """Try settings on a validation part and return the best.
 
+    A trial that fails, because its loss is not finite, its settings do not go with the graph or memory runs out, is a
+    bad trial and not the end of the search.  Where the space is of lists alone and has no more combinations than
+    ``trials``, each is tried once.
+
     Args:
         graph: The edges to train on.
-        validation: Held-out edges; ``config.metric`` is measured on them, filtered, among all entities.
-        config: The settings that are not searched, and the length of every trial.
-        space: Setting to a list of choices, or to ``{"low", "high", "log"}`` (whole numbers stay whole); see
-            ``default_space``.
+        validation: Held-out edges; ``config.metric`` is measured on them, filtered, among all entities, and a trial
+            counts by its best epoch (of its best restart).
+        config: The settings that are not searched; its seed is that of the choices too.
+        space: Setting to a list of choices, or to ``{"low", "high"[, "log"]}``, both ends included, whole numbers for
+            settings that are whole; see ``default_space``.
         trials: How many to try, those of an earlier search in the journal included.
         seconds: Begin no trial after this time.
-        journal: A file that the search is written to as it goes on, and goes on from.
-        seed: Of the choices.
+        journal: A file that the search is written to after every trial, and goes on from where it is there.
         device: Where to train.
-        callback: Called after every epoch (``event="epoch"``, see ``train``, and the trial) and every trial
-            (``event="trial"``: trial, trials, state, value, settings).
+        callback: Called after every epoch (``event="epoch"``, see ``train``, and the trial's number) and every trial
+            (``event="trial"``, trials, and what the journal holds of it: trial, state, value, epoch, seconds, error,
+            settings, curve).
 
     Raises:
-        ConfigError: A setting does not exist, or cannot have a value of the space.
+        ConfigError: A setting does not exist, or values of the space do not go together.
         DataError: No trial came to an end.
+        FormatError: The journal is no journal.
+        VersionError: The journal is of another search.
         MissingDependencyError: Optuna is not installed.
     """
-    _check_optuna()
-    import optuna
-    from optuna.storages.journal import JournalFileBackend
-
+    require_optuna()
     config = config or TrainConfig()
     space = space or default_space(config)
     check_space(space, config)
-    storage = None
-    if journal is not None:
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
-    study = optuna.create_study(
-        study_name="tune",
-        direction="maximize",
-        storage=storage,
-        load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS),
-    )
-
-    def objective(trial: optuna.Trial) -> float:
-        chosen = dataclasses.replace(config, **{name: _chosen(trial, name, values) for name, values in space.items()})
-        best = -math.inf
-
-        def look(event: Mapping[str, Any]) -> None:
-            nonlocal best
-            if callback and event["event"] == "epoch":
-                callback({**event, "trial": trial.number})
-            if (value := event.get(config.metric)) is None:
-                return
-            if value > best:
-                best = value
-                trial.set_user_attr("epoch", event["epoch"])
-            trial.report(value, event["epoch"])
-            if trial.should_prune():
-                raise optuna.TrialPruned
-
-        train(graph, chosen, device=device, validation=validation, callback=look)
-        return best
-
-    def ended(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    search = _identity(graph, validation, config, space)
+    records = [] if journal is None else _read(Path(journal), search)
+    every = _combinations(space)
+    started = time.monotonic()
+    while len(records) < trials and (seconds is None or time.monotonic() - started < seconds):
+        left = None
+        if every is not None and len(every) <= trials:
+            left = [settings for settings in every if settings not in [record["settings"] for record in records]]
+            if not left:
+                break
+        trial = _ask(space, records, config.seed, left)
+        records.append(_try(trial, graph, validation, config, device=device, callback=callback))
+        if journal is not None:
+            _write(Path(journal), search, records)
         if callback:
-            state, value = trial.state.name.lower(), _value(trial)
-            callback(
-                {"event": "trial", "trial": trial.number, "trials": trials, "state": state, "value": value}
-                | {"settings": dict(trial.params)}
-            )
-
-    done = sum(trial.state.is_finished() for trial in study.trials)
-    # The draws of an earlier search are not drawn again.
-    study.sampler = optuna.samplers.TPESampler(seed=seed + done, n_startup_trials=_STARTUP_TRIALS)
-    # A learning rate far too high ends in a DataError: that is a bad trial, not the end of the search.
-    study.optimize(objective, max(trials - done, 0), timeout=seconds, callbacks=[ended], catch=(DataError,))
-    complete = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
+            callback({"event": "trial", "trials": trials, **records[-1]})
+    complete = [record for record in records if record["state"] == "complete"]
     if not complete:
-        raise DataError(f"tune: none of {len(study.trials)} trials came to an end")
-    best = max(complete, key=lambda trial: (trial.value or -math.inf, -trial.number))
-    found = dataclasses.replace(config, **best.params)
-    return Tuning(found, float(best.value or 0.0), _table(study.trials, config.metric))
+        last = f"; the last: {records[-1]['error']}" if records else ""
+        raise DataError(f"tune: none of {len(records)} trials came to an end{last}")
+    best = max(complete, key=lambda record: (record["value"], -record["trial"]))
+    return Tuning(dataclasses.replace(config, **best["settings"]), best["value"], _table(records, config.metric))
 
 
-def _check_optuna() -> None:
+def require_optuna() -> None:
+    """Raise a MissingDependencyError unless Optuna can be imported."""
     try:
-        import optuna
+        import optuna  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingDependencyError("optuna", extra="tune", needed_for="tune") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+# -- the space -------------------------------------------------------------------------------------------------------
 
 
 def check_space(space: Space, config: TrainConfig) -> None:
-    """Raise a ConfigError unless every setting exists and every value of the space is one that it can have."""
-    fields = [field.name for field in dataclasses.fields(TrainConfig)]
+    """Raise a ConfigError unless every setting exists and all values of the space go together."""
+    ends = [_ends(name, values) for name, values in space.items()]
+    for chosen in itertools.product(*ends):
+        tried = dataclasses.replace(config, **dict(zip(space, chosen, strict=True)))  # checks them
+        if tried.evaluate_every > tried.epochs:
+            raise ConfigError(f"tune: evaluate_every is {tried.evaluate_every}, so {tried.epochs} epochs show no value")
+
+
+def _ends(name: str, values: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+    """Return the choices of a setting, or the ends of its range: where they can be, all between them can."""
+    if name not in _FIELDS:
+        raise ConfigError(f"tune: there is no setting {name!r}; {closest(name, _FIELDS)}")
+    if name == "metric":
+        raise ConfigError("tune: metric is what trials are compared by, it cannot be one of their settings")
+    if isinstance(values, Mapping):
+        return _range_ends(name, values)
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        raise ConfigError(f"tune: {name} needs a list of choices or a range of low and high, got {values!r}")
+    for value in values:
+        if not isinstance(value, str | int | float):
+            raise ConfigError(f"tune: {name} has the choice {value!r}, expected a string, a number, true or false")
+    return list(values)
+
+
+def _range_ends(name: str, values: Mapping[str, Any]) -> list[Any]:
+    for key in values:
+        if key not in _RANGE_KEYS:
+            raise ConfigError(f"tune: the range of {name} has {key!r}; {closest(key, _RANGE_KEYS)}")
+    low, high = values.get("low"), values.get("high")
+    if not (isinstance(low, int | float) and isinstance(high, int | float) and low < high):
+        raise ConfigError(f"tune: the range of {name} goes from low = {low} to high = {high}, expected two numbers")
+    if values.get("log") and low <= 0:
+        raise ConfigError(f"tune: {name} is drawn by its logarithm, so low must be above 0, got {low}")
+    return [low, high]
+
+
+def _combinations(space: Space) -> list[dict[str, Any]] | None:
+    """Return all settings that a space of lists alone has."""
+    if any(isinstance(values, Mapping) for values in space.values()):
+        return None
+    return [dict(zip(space, chosen, strict=True)) for chosen in itertools.product(*space.values())]
+
+
+def _distributions(space: Space) -> "dict[str, optuna.distributions.BaseDistribution]":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    distributions: dict[str, Any] = {}
     for name, values in space.items():
-        if name not in fields:
-            raise ConfigError(f"tune: there is no setting {name!r}; {closest(name, fields)}")
         if isinstance(values, Mapping):
-            for key in values:
-                if key not in _RANGE_KEYS:
-                    raise ConfigError(f"tune: the range of {name!r} has {key!r}; {closest(key, _RANGE_KEYS)}")
-            if not all(isinstance(values.get(key), int | float) for key in ("low", "high")):
-                raise ConfigError(f"tune: the range of {name!r} needs the numbers low and high, got {dict(values)!r}")
-            tried = [values["low"], values["high"]]
-            if not tried[0] < tried[1] or (values.get("log") and tried[0] <= 0):
-                raise ConfigError(f"tune: the range of {name!r} is empty, or not above 0 for log: {dict(values)!r}")
-        elif not values or isinstance(values, str):
-            raise ConfigError(f"tune: {name!r} needs a list of choices or a range, got {values!r}")
+            kind = IntDistribution if isinstance(_FIELDS[name], int) else FloatDistribution
+            distributions[name] = kind(values["low"], values["high"], log=bool(values.get("log")))
         else:
-            tried = list(values)
-        for value in tried:
-            dataclasses.replace(config, **{name: value})  # checks it
+            distributions[name] = CategoricalDistribution(list(values))
+    return distributions
 
 
-def _chosen(trial: "optuna.Trial", name: str, values: Sequence[Any] | Mapping[str, Any]) -> Any:
-    if not isinstance(values, Mapping):
-        return trial.suggest_categorical(name, list(values))
-    low, high, log = values["low"], values["high"], bool(values.get("log"))
-    if isinstance(low, int) and isinstance(high, int):
-        return trial.suggest_int(name, low, high, log=log)
-    return trial.suggest_float(name, low, high, log=log)
+# -- a trial ---------------------------------------------------------------------------------------------------------
 
 
-def _value(trial: "optuna.trial.FrozenTrial") -> float | None:
-    """Return the metric of a trial, of a pruned one the best that it came to."""
-    if trial.value is not None:
-        return float(trial.value)
-    return max(trial.intermediate_values.values(), default=None)
+def _ask(
+    space: Space, records: Sequence[Mapping[str, Any]], seed: int, left: Sequence[dict[str, Any]] | None
+) -> "optuna.Trial":
+    """Return the next trial: drawn after the earlier ones, or the first of what is left to try."""
+    import optuna
+
+    own_seed = np.random.SeedSequence([seed, len(records)]).generate_state(1).item()
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a study tells that it is there
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(n_startup_trials=_STARTUP_TRIALS, seed=own_seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS),
+    )
+    optuna.logging.set_verbosity(verbosity)
+    distributions = _distributions(space)
+    for record in records:
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState[_STATES[record["state"]]],
+                value=record["value"] if record["state"] == "complete" else None,
+                params=record["settings"],
+                distributions=distributions,
+                intermediate_values=dict(record["curve"]),
+            )
+        )
+    if left:
+        study.enqueue_trial(left[0])
+    return study.ask(distributions)
 
 
-def _table(trials: "Sequence[optuna.trial.FrozenTrial]", metric: str) -> pd.DataFrame:
+def _try(
+    trial: "optuna.Trial",
+    graph: Graph,
+    validation: Graph,
+    config: TrainConfig,
+    *,
+    device: str | torch.device | None,
+    callback: _Callback | None,
+) -> dict[str, Any]:
+    """Train a trial and return what is known of it, as JSON can hold it."""
+    import optuna
+
+    chosen = dataclasses.replace(config, **trial.params)
+    curve: list[tuple[int, float]] = []  # epochs trained, those of earlier restarts before them, and the best value
+    best, best_epoch, restart, epoch = -math.inf, None, 0, 0
+
+    def look(event: Mapping[str, Any]) -> None:
+        nonlocal best, best_epoch, restart, epoch
+        if event["event"] != "epoch":
+            return
+        if callback:
+            callback({**event, "trial": trial.number})
+        restart, epoch = restart + (event["epoch"] <= epoch), event["epoch"]
+        if chosen.metric not in event:
+            return
+        if event[chosen.metric] > best:
+            best, best_epoch = event[chosen.metric], epoch
+        curve.append((restart * chosen.epochs + epoch, best))
+        trial.report(best, curve[-1][0])
+        if curve[-1][0] >= chosen.epochs * _UNTOUCHED and trial.should_prune():
+            raise optuna.TrialPruned
+
+    started, state, reason = time.monotonic(), "complete", None
+    try:
+        train(graph, chosen, device=device, validation=validation, callback=look)
+    except optuna.TrialPruned:
+        state = "pruned"
+    except (RecokitError, MemoryError, torch.cuda.OutOfMemoryError) as error:
+        state, reason = "failed", " ".join(str(error).split())
+    return {
+        "trial": trial.number,
+        "state": state,
+        "value": best if curve else None,
+        "epoch": best_epoch,
+        "seconds": time.monotonic() - started,
+        "error": reason,
+        "settings": dict(trial.params),
+        "curve": curve,
+    }
+
+
+def _table(records: Sequence[Mapping[str, Any]], metric: str) -> pd.DataFrame:
+    order = list(_STATES)
     rows = [
         {
-            "trial": trial.number,
-            "state": {"fail": "failed"}.get(trial.state.name.lower(), trial.state.name.lower()),
-            metric: _value(trial),
-            "epoch": trial.user_attrs.get("epoch"),
-            "seconds": trial.duration.total_seconds() if trial.duration else None,
-            **trial.params,
+            **{key: record[key] for key in ("trial", "state")},
+            metric: record["value"],
+            **{key: record[key] for key in ("epoch", "seconds", "error")},
+            **record["settings"],
         }
-        for trial in trials
+        for record in sorted(records, key=lambda r: (order.index(r["state"]), -(r["value"] or 0.0), r["trial"]))
     ]
-    frame = pd.DataFrame(rows)
-    return frame.sort_values(["state", metric, "trial"], ascending=[True, False, True], ignore_index=True)
+    return pd.DataFrame(rows).astype({metric: "float64", "epoch": "Int64"})
+
+
+# -- the journal -----------------------------------------------------------------------------------------------------
+
+
+def _identity(graph: Graph, validation: Graph, config: TrainConfig, space: Space) -> dict[str, Any]:
+    """Return what makes a search this search: two of the same choose the same, and may be compared."""
+    fixed = {name: value for name, value in dataclasses.asdict(config).items() if name not in space}
+    relations = [dataclasses.asdict(relation) for relation in graph.relations.values()]
+    edges = {"edges": _digest(graph), "validation edges": _digest(validation)}
+    return json_object({**fixed, "space": dict(space), "relations": relations, **edges}, "what identifies a search")
+
+
+def _digest(graph: Graph) -> str:
+    digest = hashlib.sha256()
+    for edges in graph.edges.values():
+        for array in (edges.sources, edges.targets, edges.weights):
+            digest.update(b"-" if array is None else np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
+
+
+def _read(journal: Path, search: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the trials of a search that was written down; none where there is no file."""
+    if not journal.exists():
+        return []
+    manifest = read_manifest(journal.parent, journal.name, _FORMAT)
+    theirs = manifest_value(journal, manifest, "search", dict)
+    for key in {**search, **theirs}:
+        if search.get(key) != theirs.get(key):
+            raise VersionError(
+                f"{journal} is of another search: {key} was {theirs.get(key)!r} and is {search.get(key)!r}; "
+                "go on with what was, or remove the file"
+            )
+    return manifest_value(journal, manifest, "trials", list)
+
+
+def _write(journal: Path, search: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
+    """Write the whole journal anew: it is small, and there is never half of one."""
+    partial = journal.with_name(f"{journal.name}.partial")
+    partial.unlink(missing_ok=True)
+    write_json(partial, {"format": _FORMAT, "search": search, "trials": records})
+    partial.replace(journal)

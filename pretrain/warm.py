@@ -58,9 +58,7 @@ def _carry_entities(previous: Model, run: Run, entity: str, carry_state: bool) -
     known = np.zeros(len(run.vectors[entity]), bool)
     if entity not in previous.entities:
         return known
-    rows = previous.rows(
-        entity, run.graph.entities[entity], f"{entity!r} of the graph, joined with the previous model's"
-    )
+    rows = previous.rows(entity, run.graph.entities[entity], f"{entity!r}, joined with the previous model's ids")
     known[rows >= 0] = previous.degrees[entity][rows[rows >= 0]] > 0
     here, there = np.flatnonzero(known), rows[known]
     pairs = [(run.vectors, previous.vectors), (run.biases, previous.biases)]

@@ -38,7 +38,7 @@ class CandidateGenerator:
             made in the other's, such as vectors inferred for new users.
 
     Raises:
-        ConfigError: The relation has other ends than these tables.
+        ConfigError: The relation has other ends than these tables, or its operator moves targets.
         DataError: The tables have vectors of different lengths.
         VersionError: The tables are of different versions.
     """
@@ -56,6 +56,11 @@ class CandidateGenerator:
             raise ConfigError(
                 f"relation {relation.name!r} goes from {relation.source!r} to {relation.target!r}, "
                 f"the tables from {queries.entity!r} to {table.entity!r}"
+            )
+        if relation is not None and relation.side == "target":
+            raise ConfigError(
+                f"relation {relation.name!r} moves its targets, not the queries: build the index over a table of "
+                "relation.apply(table.vectors), and search it without a relation"
             )
         if queries.dim != table.dim:
             raise DataError(f"query vectors have {queries.dim} dimensions, the index's {table.dim}")

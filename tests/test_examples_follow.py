@@ -84,7 +84,7 @@ def test_the_split_keeps_what_it_promises(example, folder, part):
     assert not pairs(known.known) & pairs(out.relevant)
     assert not pairs(out.known) & (pairs(out.relevant) | pairs(follow.reverse(out.relevant)))
     assert pairs(out.known) < pairs(known.known)
-    assert {(user, user) for user in out.users} | pairs(out.known) == pairs(out.exclude)
+    assert pairs(out.exclude) == pairs(known.exclude) == pairs(known.known) | {(user, user) for user in out.users}
 
 
 def test_validation_and_test_share_nothing(example, folder):

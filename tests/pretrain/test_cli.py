@@ -54,7 +54,91 @@ def test_json_is_one_document(project, run_cli):
     assert document["read"] == [{"relation": "clicks", "read": 120, "null": 0, "below_min_count": 0, "edges": 120}]
     assert document["entities"] == {"user": 20, "ad": 15}
     assert [row["epoch"] for row in document["epochs"]] == [1, 2, 3]
-    assert {row["metric"] for row in document["results"]} == {"mrr", "mean_rank", "hits@1", "hits@3", "hits@10"}
+    assert {row["metric"] for row in document["results"]} == {
+        "mrr",
+        "mean_rank",
+        "amri",
+        "hits@1",
+        "hits@3",
+        "hits@10",
+    }
+
+
+def stopped(run_cli, monkeypatch, *words):
+    """Run the command until it has trained, and stop it there."""
+    with monkeypatch.context() as patch:
+        patch.setattr("pretrain.cli.export", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_cli("pretrain", "c.toml", *words)
+
+
+def test_a_run_that_was_stopped_is_gone_on_with_or_refused(project, run_cli, monkeypatch):
+    run_cli("pretrain", "c.toml")
+    (project / "store/v1").rename(project / "expected")
+    stopped(run_cli, monkeypatch, "--save-model", "model")
+    assert [path.name for path in (project / "store").iterdir()] == [".v1.checkpoint"]
+    ran = run_cli("pretrain", "c.toml")
+    assert ran.code == 2
+    assert "store/.v1.checkpoint holds a run that was stopped: go on with --resume, or remove the folder" in ran.err
+
+    (project / "c.toml").write_text(CONFIG.replace("epochs = 3", "epochs = 4"))
+    ran = run_cli("pretrain", "c.toml", "--resume", "--save-model", "model")
+    assert ran.code == 2
+    assert "is a checkpoint of another run: its epochs is 3, this run's 4" in ran.err
+    assert not (project / "store/v1").exists()
+
+    (project / "c.toml").write_text(CONFIG)
+    ours, others = f".partial-v1-{'0' * 32}", f".partial-v1-rc-{'0' * 32}"
+    for name in (ours, others):
+        (project / "store" / name).mkdir()
+    ran = run_cli("pretrain", "c.toml", "--resume", "--save-model", "model")
+    assert ran.code == 0, ran.err
+    assert "model is there already and stays as it is" in ran.out
+    assert {path.name for path in (project / "store").iterdir()} == {"v1", others}
+    for file in ("user/vectors.npy", "ad/vectors.npy", "relations/translation.npy", "state/vectors-ad.npy"):
+        assert (project / "store/v1" / file).read_bytes() == (project / "expected" / file).read_bytes()
+
+
+def test_going_on_with_what_has_ended_or_never_begun_is_no_error(project, run_cli):
+    ran = run_cli("pretrain", "c.toml", "--resume")
+    assert ran.code == 0, ran.err
+    before = (project / "store/v1/version.json").read_bytes()
+    ran = run_cli("pretrain", "c.toml", "--resume", "--json")
+    assert (ran.code, json.loads(ran.out)) == (0, {"version": "store/v1"})
+    assert "store/v1 is there: nothing is left to go on with" in ran.err
+    assert (project / "store/v1/version.json").read_bytes() == before
+    ran = run_cli("pretrain", "c.toml")
+    assert ran.code == 2
+    assert "store/v1 exists already" in ran.err
+
+
+def test_a_version_starts_from_another_and_is_held_near_it(project, run_cli):
+    run_cli("pretrain", "c.toml", "--save-model", "model")
+    drifts = {}
+    for previous, alpha in (("store/v1", 0.0), ("model", 0.0), ("store/v1", 100.0)):
+        name = f"from-{previous.split('/')[0]}-{alpha:.0f}"
+        text = CONFIG.replace('"v1"', f'"{name}"\nprevious = "{previous}"')
+        text = text.replace("[split]", f"[entity.user]\nalpha = {alpha}\n[split]")
+        (project / "c.toml").write_text(text)
+        ran = run_cli("pretrain", "c.toml")
+        assert ran.code == 0, ran.err
+        assert "user: 20 carried, 0 from neighbours, 0 at random" in ran.out
+        version = open_version(project / "store" / name)
+        assert version.parent == ("v1" if previous == "store/v1" else None)
+        users = [each.table("user").vectors for each in (version, open_version(project / "store/v1"))]
+        drifts[name] = float(np.linalg.norm(users[0] - users[1]))
+    assert drifts["from-store-0"] == drifts["from-model-0"] > 2 * drifts["from-store-100"] > 0
+
+
+def test_the_best_epoch_on_the_validation_part_is_told(project, run_cli):
+    text = CONFIG.replace("[split]", "[validation]\nfraction = 0.2\n[split]") + "patience = 1\n"
+    (project / "c.toml").write_text(text)
+    ran = run_cli("pretrain", "c.toml", "--json")
+    assert ran.code == 0, ran.err
+    epochs = json.loads(ran.out)["epochs"]
+    values = [epoch["mrr"] for epoch in epochs]
+    assert f"best epoch {1 + values.index(max(values))}" in ran.err
+    assert sum(open_version(project / "store/v1").meta["edges"].values()) < 0.7 * 120
 
 
 def test_neighbours_are_those_of_numpy(project, run_cli):

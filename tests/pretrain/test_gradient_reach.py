@@ -83,6 +83,14 @@ def test_overrides_of_the_relation_count():
         check_reach([Relation("r", "a", "b", sides="target", operator_side="target")], config)
 
 
+@pytest.mark.parametrize("fine", [{"operator_side": "target"}, {"sides": "both"}, {"operator": "rotation"}])
+def test_every_relation_is_looked_at(fine):
+    """Those that differ from an earlier one, which is fine, in one thing alone."""
+    config = TrainConfig(operator="translation", comparator="dot", sides="source")
+    with pytest.raises(ConfigError, match="relation 'r'"):
+        check_reach([Relation("fine", "a", "b", **fine), Relation("r", "a", "b")], config)
+
+
 def test_training_refuses_before_it_starts():
     edges = pd.DataFrame({"source": [0, 1, 2], "target": [0, 1, 2]})
     graph = Graph.from_frames({"r": edges}, [Relation("r", "a", "b", sides="source")])

@@ -163,10 +163,6 @@ def both_forms(setting, *, pulled=True):
     return found["target"], found["source"]
 
 
-def can_mix(setting):
-    return all(form.moves == "anchors" for form in both_forms(setting))
-
-
 def engine_loss(setting):
     names = ("loss", "margin", "score_offset", "negative_reduction", "adversarial")
     return make_loss(TrainConfig(**{name: getattr(setting, name) for name in names}))
@@ -286,7 +282,7 @@ def test_loss_and_gradients_agree_with_loops_and_finite_differences(choice):
 def batches(draw, setting, num_targets):
     size = draw(st.integers(1, 5))
     source, target = st.integers(0, NUM_SOURCES - 1), st.integers(0, num_targets - 1)
-    relation = st.integers(0, NUM_RELATIONS - 1) if can_mix(setting) else st.just(draw(st.integers(0, 2)))
+    relation = st.integers(0, NUM_RELATIONS - 1)
     side = draw(st.sampled_from(["both", "source", "target"]))
     in_batch = draw(st.booleans())
     edges = [draw(st.lists(rows, min_size=size, max_size=size)) for rows in (source, target)]
@@ -340,11 +336,9 @@ def test_an_entity_type_on_both_ends_gets_the_sum_of_both(choice):
 def test_moved_anchors_and_moved_candidates_are_the_same_question(choice):
     for loss, direction in itertools.product(LOSSES, ("source", "target")):
         setting = make_setting(*choice, loss, direction, temperature=0.5)
-        if not can_mix(setting):
-            continue
-        tables = random_tables(setting, bias=True)
-        value, grads = run_step(setting, tables, BOTH_SIDES)
-        expected, expected_grads = run_step(setting, tables, BOTH_SIDES, pulled=False)
+        tables, batch = random_tables(setting, bias=True), dataclasses.replace(BOTH_SIDES, relations=MIXED)
+        value, grads = run_step(setting, tables, batch)
+        expected, expected_grads = run_step(setting, tables, batch, pulled=False)
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
         for name, grad in grads.items():
             torch.testing.assert_close(grad, expected_grads[name], rtol=1e-9, atol=1e-9)
@@ -354,8 +348,6 @@ def test_moved_anchors_and_moved_candidates_are_the_same_question(choice):
 def test_a_batch_of_many_relations_is_the_sum_of_batches_of_one(choice):
     for loss, direction in itertools.product(LOSSES, DIRECTIONS):
         setting = make_setting(*choice, loss, direction, temperature=0.5)
-        if not can_mix(setting):
-            continue
         tables = random_tables(setting, bias=True)
         value, grads = run_step(setting, tables, dataclasses.replace(BOTH_SIDES, relations=MIXED))
         parts = []

@@ -11,17 +11,21 @@ import torch
 from untrained import untrained_model
 
 from pretrain import Graph, Model, Relation, TrainConfig, evaluate, train
+from pretrain.comparators import COMPARATORS
 from pretrain.operators import OPERATORS
 from recokit.errors import ChecksumError, ConfigError, DataError, FormatError, VersionError
 
-RELATIONS = [Relation("likes", "user", "item type/0"), Relation("next", "item type/0", "item type/0", sides="target")]
 LIKES = pd.DataFrame({"source": ["ann", "bob", "ann"], "target": [5, -3, 2**62]})
 NEXT = pd.DataFrame({"source": [5, 5], "target": [-3, 2**62]})
-CONFIG = TrainConfig(dim=3, comparator="dot", epochs=2, batch_size=2, uniform_negatives=3)
+CONFIG = TrainConfig(dim=4, comparator="dot", epochs=2, batch_size=2, uniform_negatives=3)
 
 
-def graph():
-    return Graph.from_frames({"likes": LIKES, "next": NEXT}, RELATIONS)
+def graph(operator_side="source"):
+    relations = [
+        Relation("likes", "user", "item type/0", operator_side=operator_side),
+        Relation("next", "item type/0", "item type/0", sides="target", operator_side=operator_side),
+    ]
+    return Graph.from_frames({"likes": LIKES, "next": NEXT}, relations)
 
 
 def test_score_spelled_out():
@@ -39,24 +43,25 @@ def test_score_spelled_out():
     assert cosine.score("likes", ["ann"], [2**62]).tolist() == pytest.approx([(3 * 3 - 4 * 4) / 25])
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("side", ["source", "target"])
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("comparator", ["dot", "cos"])
-@pytest.mark.parametrize("relation", ["likes", "next"])
-def test_scores_agree_with_loops(operator, comparator, relation):
-    model = untrained_model(graph(), dataclasses.replace(CONFIG, operator=operator, comparator=comparator), seed=1)
-    ends = model.relations[relation]
-    pairs = [(s, t) for s in range(len(model.entities[ends.source])) for t in range(3)]
-    expected = [
-        naive.compare(
-            comparator,
-            naive.operate(operator, model.vectors[ends.source][s].numpy(), model.parameters[relation].numpy()),
-            model.vectors[ends.target][t].numpy(),
-        )
-        for s, t in pairs
-    ]
-    sources = [model.entities[ends.source][s].as_py() for s, _ in pairs]
-    targets = [model.entities[ends.target][t].as_py() for _, t in pairs]
-    assert model.score(relation, sources, targets).tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+@pytest.mark.parametrize("comparator", COMPARATORS)
+def test_scores_agree_with_loops(operator, comparator, side, bias):
+    config = dataclasses.replace(CONFIG, operator=operator, comparator=comparator, bias=bias)
+    model = untrained_model(graph(side), config, seed=1)
+    for relation, ends in model.relations.items():
+        pairs = [(s, t) for s in range(len(model.entities[ends.source])) for t in range(3)]
+        expected = []
+        for s, t in pairs:
+            vectors = {"source": model.vectors[ends.source][s].numpy(), "target": model.vectors[ends.target][t].numpy()}
+            vectors[side] = naive.operate(operator, vectors[side], model.parameters[relation].numpy())
+            score = naive.compare(comparator, vectors["source"], vectors["target"])
+            offset = float(model.biases[ends.source][s] + model.biases[ends.target][t]) if bias else 0.0
+            expected.append(score + offset)
+        sources = [model.entities[ends.source][s].as_py() for s, _ in pairs]
+        targets = [model.entities[ends.target][t].as_py() for _, t in pairs]
+        assert model.score(relation, sources, targets).tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 def test_unknown_and_missing_ids_score_nan():
@@ -78,8 +83,17 @@ def files_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_saved_model_comes_back_byte_for_byte(tmp_path):
-    model = train(graph().split(fraction=0.4)[0], CONFIG)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"bias": True, "reciprocal": True, "operator": "rotation"},
+        {"alpha": {"user": 0.0}, "loss": "logistic", "score_offset": -1.0, "comparator": "l2"},
+    ],
+    ids=["plain", "bias-reciprocal", "others"],
+)
+def test_a_saved_model_comes_back_byte_for_byte(tmp_path, settings):
+    model = train(graph().split(fraction=0.4)[0], dataclasses.replace(CONFIG, **settings))
     assert model.save(tmp_path / "model") == tmp_path / "model"
     loaded = Model.load(tmp_path / "model", verify=True)
     assert loaded.config == model.config
@@ -90,11 +104,13 @@ def test_a_saved_model_comes_back_byte_for_byte(tmp_path):
     for entity, ids in model.entities.items():
         assert loaded.entities[entity].equals(ids)
         assert loaded.degrees[entity].tolist() == model.degrees[entity].tolist()
-        assert loaded.vectors[entity].numpy().tobytes() == model.vectors[entity].numpy().tobytes()
-        assert loaded.vector_state[entity].numpy().tobytes() == model.vector_state[entity].numpy().tobytes()
-    for name in model.relations:
-        assert loaded.parameters[name].numpy().tobytes() == model.parameters[name].numpy().tobytes()
-        assert loaded.parameter_state[name].numpy().tobytes() == model.parameter_state[name].numpy().tobytes()
+    for field in ("vectors", "vector_state", "biases", "bias_state", "parameters", "parameter_state"):
+        ours, theirs = getattr(loaded, field), getattr(model, field)
+        assert {name: part.numpy().tobytes() for name, part in ours.items()} == {
+            name: part.numpy().tobytes() for name, part in theirs.items()
+        }
+    assert len(loaded.biases) == (2 if model.config.bias else 0)
+    assert ("likes^-1" in loaded.parameters) == model.config.reciprocal
     loaded.save(tmp_path / "again")
     assert files_of(tmp_path / "again") == files_of(tmp_path / "model")
     assert evaluate(loaded, graph()).ranks.equals(evaluate(model, graph()).ranks)
@@ -149,7 +165,8 @@ def truncated(name):
         (edited(lambda m: m.update(format="model/9")), "'model/9'; this release of recokit reads 'model/1'"),
         (edited(lambda m: m["config"].update(warmth=1)), "was written by another release: .*'warmth'"),
         (edited(lambda m: m["config"].update(loss="hinge")), "was written by another release: .*'hinge' is not known"),
-        (edited(lambda m: m["config"].update(dim=4)), r"vectors-0.npy holds .*\(2, 3\), expected .*\(2, 4\)"),
+        (edited(lambda m: m["config"].update(dim=6)), r"translation.npy holds .*\(2, 2, 4\), expected .*\(2, 2, 6\)"),
+        (edited(lambda m: m["config"].update(bias=True)), "bias-0.npy is not a readable .npy file"),
         (edited(lambda m: m["relations"][0].update(weight=-1)), "another release: relation 'likes': weight must be"),
         (edited(lambda m: m["entities"].update(user=3)), "ids-0.parquet has 2 ids, expected 3"),
         (edited(lambda m: m.pop("epochs")), "was written by another release: 'epochs'"),

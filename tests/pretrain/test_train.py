@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -11,20 +12,25 @@ import torch
 
 from pretrain import Graph, Relation, TrainConfig, evaluate, train
 from pretrain.comparators import COMPARATORS
-from pretrain.losses import LOSSES
+from pretrain.config import LossName
 from pretrain.operators import OPERATORS
 from pretrain.planted import planted_blocks
 from pretrain.step import Step
 from recokit.errors import ConfigError, DataError
 
-CHOICES = list(itertools.product(OPERATORS, COMPARATORS, LOSSES))
+LOSSES = get_args(LossName)
+# Every operator, and every comparator with every loss; that all have the right gradients is test_gradients' claim.
+CHOICES = [
+    *((operator, "cos", "softmax") for operator in OPERATORS if operator != "translation"),
+    *(("translation", comparator, loss) for comparator, loss in itertools.product(COMPARATORS, LOSSES)),
+]
 SMALL = TrainConfig(dim=4, epochs=2, batch_size=8, uniform_negatives=5)
 
 
 def bytes_of(model):
     """Everything that a model has learned, as bytes."""
-    mappings = (model.vectors, model.parameters, model.vector_state, model.parameter_state)
-    return [(name, tensor.numpy().tobytes()) for mapping in mappings for name, tensor in mapping.items()]
+    fields = ("vectors", "biases", "parameters", "vector_state", "bias_state", "parameter_state")
+    return [(field, name, part.numpy().tobytes()) for field in fields for name, part in getattr(model, field).items()]
 
 
 def two_types(num_edges=30, **relation):
@@ -38,17 +44,21 @@ def batches(monkeypatch):
     """Every batch that the step is called with, as lists, in order."""
     seen, step = [], Step.__call__
 
-    def spy(self, sources, targets, parameters, batch):
-        seen.append({field.name: getattr(batch, field.name).tolist() for field in dataclasses.fields(batch)})
-        return step(self, sources, targets, parameters, batch)
+    def spy(self, sources, targets, block, batch, **biases):
+        fields = {name: getattr(batch, name) for name in ("sources", "targets", "relations", "weights")}
+        negatives = {name: getattr(batch, name) for name in ("negative_sources", "negative_targets")}
+        rows = {name: [] if side is None else side.rows.tolist() for name, side in negatives.items()}
+        seen.append({name: tensor.tolist() for name, tensor in fields.items()} | rows)
+        return step(self, sources, targets, block, batch, **biases)
 
+    monkeypatch.setitem(train.__globals__, "check_reach", lambda *_: None)  # it tries steps of its own
     monkeypatch.setattr(Step, "__call__", spy)
     return seen
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others():
     graph = planted_blocks()
-    config = dataclasses.replace(SMALL, prevalence_negatives=3, in_batch_negatives=2, batch_size=100)
+    config = dataclasses.replace(SMALL, prevalence_negatives=3, in_batch_negatives=2, batch_size=100, bias=True)
     first, again, other = (train(graph, dataclasses.replace(config, seed=seed)) for seed in (1, 1, 2))
     assert bytes_of(first) == bytes_of(again)
     assert first.epochs == again.epochs
@@ -72,7 +82,7 @@ def test_planted_blocks_are_found_again(choice):
     known, held_out = graph.split(fraction=0.2, seed=0)
     temperature = 1.0 if comparator == "dot" else 0.2
     config = TrainConfig(
-        dim=8, epochs=60, batch_size=64, uniform_negatives=5, operator=operator, comparator=comparator, loss=loss,
+        dim=8, epochs=40, batch_size=64, uniform_negatives=5, operator=operator, comparator=comparator, loss=loss,
         temperature=temperature,
     )  # fmt: skip
     model = train(known, config)
@@ -83,7 +93,7 @@ def test_planted_blocks_are_found_again(choice):
     # the remaining 12 or so. By chance it is 10 / 70, and popularity says nothing: all items are equally popular.
     hits = evaluate(model, held_out, known=known, sides="target").value("hits@10")
     by_popularity = popularity_hits(known, held_out)
-    assert hits > 0.65
+    assert hits > 0.5
     assert by_popularity < 0.25
 
 
@@ -99,8 +109,8 @@ def popularity_hits(known, held_out):
     return np.mean(hits)
 
 
-def test_an_epoch_sees_every_edge_once_in_batches_of_one_relation(batches):
-    edges = pd.DataFrame({"source": np.arange(20), "target": np.arange(20), "weight": np.arange(20.0)})
+def test_an_epoch_sees_every_edge_once_in_batches_of_relations_with_the_same_ends(batches):
+    edges = pd.DataFrame({"source": np.arange(20), "target": np.arange(20), "weight": np.arange(1.0, 21)})
     relations = [Relation("r", "a", "b"), Relation("s", "b", "a", weight=100.0)]
     train(Graph.from_frames({"r": edges, "s": edges[:10]}, relations), dataclasses.replace(SMALL, epochs=1))
     assert sorted(len(batch["sources"]) for batch in batches) == [2, 4, 8, 8, 8]  # 8 + 8 + 4 and 8 + 2
@@ -110,8 +120,30 @@ def test_an_epoch_sees_every_edge_once_in_batches_of_one_relation(batches):
         rows = [row for batch in part for row in batch["sources"]]
         assert sorted(rows) == list(range(count))
         assert rows != sorted(rows)
-        assert [w for batch in part for w in batch["weights"]] == [weight * row for row in rows]
+        assert [w for batch in part for w in batch["weights"]] == [weight * (row + 1) for row in rows]
         assert [row for batch in part for row in batch["targets"]] == rows
+
+
+def test_relations_that_differ_in_their_parameters_alone_share_batches(batches):
+    edges = pd.DataFrame({"source": np.arange(12), "target": np.arange(12)})
+    relations = [Relation("r", "a", "b", weight=2.0), Relation("s", "a", "b"), Relation("t", "a", "b", sides="target")]
+    config = dataclasses.replace(SMALL, epochs=1, comparator="dot")
+    train(Graph.from_frames(dict.fromkeys("rst", edges), relations), config)
+    weight_of = {0: 2.0, 1: 1.0, 2: 1.0}
+    shared = [set(batch["relations"]) for batch in batches]
+    assert sorted(len(batch["sources"]) for batch in batches) == [4, 8, 8, 8, 8]  # 24 of r and s, 12 of t
+    assert sum(relations == {2} for relations in shared) == 2
+    assert {0, 1} in shared
+    for batch in batches:
+        assert batch["weights"] == [weight_of[relation] for relation in batch["relations"]]
+
+
+def test_an_edge_without_weight_is_none(batches):
+    edges = pd.DataFrame({"source": np.arange(9), "target": np.arange(9), "weight": [0.0, 1, 1, 0, 1, 1, 1, 0, 1]})
+    graph = Graph.from_frames({"r": edges}, [Relation("r", "a", "b")])
+    model = train(graph, dataclasses.replace(SMALL, epochs=1))
+    assert sorted(row for batch in batches for row in batch["sources"]) == [1, 2, 4, 5, 6, 8]
+    assert model.degrees["a"].tolist() == [0, 1, 1, 0, 1, 1, 1, 0, 1]
 
 
 def test_the_order_changes_from_epoch_to_epoch(batches):
@@ -309,8 +341,68 @@ def test_a_loss_that_is_not_finite_is_an_error(settings, loss):
 
 def test_vectors_that_are_not_finite_are_an_error_though_the_loss_was():
     config = dataclasses.replace(SMALL, epochs=1, batch_size=100, learning_rate=1e39)
-    with pytest.raises(DataError, match="what was learned of 'few' is not finite; try a lower learning_rate"):
+    with pytest.raises(DataError, match="what was learned of 'vectors/few' is not finite; try a lower learning_rate"):
         train(two_types(), config)
+
+
+EARLY = TrainConfig(dim=4, epochs=12, batch_size=32, uniform_negatives=5, learning_rate=0.3, metric="hits@3")
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return planted_blocks(users=24, items=24, blocks=3, degree=6, seed=2).split(fraction=0.3)
+
+
+def test_a_validation_is_what_evaluate_says_and_changes_nothing(parts):
+    known, validation = parts
+    for metric in ("mrr", "hits@3"):
+        seen = train(known, dataclasses.replace(EARLY, epochs=4, metric=metric), validation=validation)
+        assert [record["epoch"] for record in seen.epochs] == [1, 2, 3, 4]
+        for number, record in enumerate(seen.epochs, start=1):
+            alone = train(known, dataclasses.replace(EARLY, epochs=number, metric=metric))
+            assert record[metric] == evaluate(alone, validation, known=known, k=(3,)).value(metric)
+            assert {key: record[key] for key in ("epoch", "loss", "losses")} == alone.epochs[-1]
+
+
+@pytest.mark.parametrize("patience", [0, 1, 3])
+@pytest.mark.parametrize("every", [1, 2])
+def test_the_best_epoch_is_returned_and_training_ends_when_patience_does(parts, patience, every):
+    known, validation = parts
+    config = dataclasses.replace(EARLY, patience=patience, evaluate_every=every)
+    full = train(known, dataclasses.replace(config, patience=0), validation=validation)
+    values = {record["epoch"]: record["hits@3"] for record in full.epochs if "hits@3" in record}
+    assert list(values) == list(range(every, 13, every))
+    best, waited, last = 0, 0, 12
+    for epoch, value in values.items():
+        if value > values.get(best, -1.0):
+            best, waited = epoch, 0
+        else:
+            waited += 1
+        if waited == patience and patience:
+            last = epoch
+            break
+    model = train(known, config, validation=validation)
+    assert model.epochs == full.epochs[:last]
+    assert model.meta["best_epoch"] == best
+    assert best < 12  # the last is not the best, so that something was chosen
+    until_then = train(known, dataclasses.replace(config, patience=0, epochs=best))
+    assert bytes_of(model) == bytes_of(until_then)
+
+
+def test_restarts_keep_the_best_of_their_seeds(parts):
+    known, validation = parts
+    config = dataclasses.replace(EARLY, epochs=2, seed=4)
+    models = [train(known, dataclasses.replace(config, seed=seed), validation=validation) for seed in (4, 5, 6)]
+    values = [max(record["hits@3"] for record in model.epochs) for model in models]
+    best = train(known, dataclasses.replace(config, restarts=3), validation=validation)
+    assert len(set(values)) > 1
+    assert bytes_of(best) == bytes_of(models[int(np.argmax(values))])
+
+
+def test_a_validation_that_is_needed_has_to_be_given(parts):
+    for settings in ({"patience": 1}, {"restarts": 2}):
+        with pytest.raises(ConfigError, match="patience and restarts need a validation graph"):
+            train(parts[0], dataclasses.replace(EARLY, **settings))
 
 
 @pytest.mark.parametrize("precision", ["float32", "auto"])
@@ -331,7 +423,7 @@ def test_a_graph_without_edges_and_a_relation_without_negatives_are_refused():
     nothing = {"r": graph.edges["r"].take(np.zeros(30, bool))}
     with pytest.raises(DataError, match="the graph has no edges"):
         train(Graph(graph.relations, graph.entities, nothing), SMALL)
-    with pytest.raises(ConfigError, match="relation 'r' has no negatives"):
+    with pytest.raises(ConfigError, match="relation 'r': there are no negatives"):
         train(two_types(uniform_negatives=0), SMALL)
 
 

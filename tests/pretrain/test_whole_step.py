@@ -20,6 +20,7 @@ from pretrain.losses import LOSSES
 from pretrain.model import reverse_name
 from pretrain.operators import OPERATORS
 from pretrain.run import Run
+from recokit.errors import DataError
 
 CHOICES = list(itertools.product(OPERATORS, COMPARATORS, LOSSES))
 EDGES = pd.DataFrame(
@@ -238,10 +239,11 @@ def test_relations_share_tables_and_take_turns_in_random_order(seed):
     assert sorted(matches) == [False, True]
 
 
-@pytest.mark.parametrize("settings", [{"schedule": "linear"}, {"schedule": "cosine"}, {"warmup": 0.4},
-                                      {"schedule": "linear", "warmup": 0.7}])  # fmt: skip
-def test_the_learning_rates_follow_their_schedule(settings):
-    check_run(Graph.from_frames({"r": EDGES}, [Relation("r", "a", "b")]), changed(**settings), "r")
+@pytest.mark.parametrize("warmup", [0.0, 0.4, 0.6])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_the_learning_rates_follow_their_schedule(schedule, warmup):
+    graph = Graph.from_frames({"r": EDGES}, [Relation("r", "a", "b")])
+    check_run(graph, changed(schedule=schedule, warmup=warmup), "r")
 
 
 @pytest.mark.parametrize("settings", [{"max_norm": 0.9}, {"degree_power": 0.5}, {"degree_power": 1.0, "max_norm": 0.5}])
@@ -266,6 +268,29 @@ def test_a_warm_start_that_is_held_near_its_start_agrees_with_loops(one_type):
     model = train(graph, config, previous=previous)
     check_model(model, expected)
     assert [epoch["loss"] for epoch in model.epochs] == pytest.approx([loss / 6 for loss in losses], rel=1e-4)
+
+
+def test_edges_that_weigh_nothing_are_none():
+    """Between entities that have other edges: the same bytes with them and without them."""
+    config = changed(
+        batch_size=3, prevalence_negatives=3, filter_positives=True, degree_power=0.5, log_q=True, n3=0.1
+    )  # fmt: skip
+    edges = EDGES[EDGES["weight"] > 0]
+    nothing = pd.DataFrame({"source": [0, 2, 1], "target": [1, 0, 2], "weight": 0.0})
+    relations = [Relation(name, "a", "b") for name in ("r", "s")]
+    without, with_them = (
+        train(Graph.from_frames({"r": frame, "s": edges}, relations), config)
+        for frame in (edges, pd.concat([nothing, edges]))
+    )
+    assert with_them.epochs == without.epochs
+    for part in ("vectors", "vector_state", "parameters", "parameter_state"):
+        assert all(torch.equal(array, getattr(without, part)[name]) for name, array in getattr(with_them, part).items())
+
+
+def test_edges_that_all_weigh_nothing_are_refused():
+    graph = Graph.from_frames({"r": EDGES.assign(weight=0.0)}, [Relation("r", "a", "b")])
+    with pytest.raises(DataError, match="every edge of the graph has the weight 0"):
+        train(graph, CONFIG)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -293,24 +318,25 @@ def test_random_relations_are_normal_and_turn_anywhere():
     assert kstest(phases.numpy(), "uniform", args=(-math.pi, 2 * math.pi)).pvalue > 0.01
 
 
+@pytest.mark.parametrize("operator", ["diagonal", "rotation"])
 @pytest.mark.parametrize("comparator", COMPARATORS)
-def test_many_small_batches_agree_with_loops(comparator):
+def test_many_small_batches_agree_with_loops(operator, comparator):
     """The order of the edges is taken from the run, everything else is not."""
     config = changed(
-        comparator=comparator, operator="rotation", batch_size=3, uniform_negatives="all", in_batch_negatives=0,
-        bias=True, schedule="linear", loss="logistic", max_norm=2.0,
+        comparator=comparator, operator=operator, batch_size=3, uniform_negatives="all", in_batch_negatives=0,
+        bias=True, schedule="linear", loss="logistic", max_norm=2.0, epochs=2,
     )  # fmt: skip
     graph = Graph.from_frames({"r": EDGES, "s": EDGES[:4]}, [Relation("r", "a", "b"), Relation("s", "a", "b")])
     expected, steps = NaiveRun(graph, config), itertools.count()
     run = Run(graph, config, torch.device("cpu"))
-    assert [len(positions) for _, positions in run.batches(1)].count(3) == 3  # 10 edges: 3 + 3 + 3 + 1
+    assert [len(group) for group in run.groups] == [6 + 4]
     seen = []
     for epoch in range(1, config.epochs + 1):
-        for _, positions in run.batches(epoch):
-            rate = naive.rate(next(steps), 12, schedule="linear")
+        for group, positions in run.batches(epoch):
+            rate = naive.rate(next(steps), 2 * 4, schedule="linear")  # 10 edges: four batches
             expected.step("r", "s", positions=positions.tolist(), rate=rate)
             seen += positions.tolist()
-    assert sorted(seen) == sorted(list(range(10)) * 3)
+    assert sorted(seen) == sorted([*range(10), *range(10)])
     check_model(train(graph, config), expected)
 
 

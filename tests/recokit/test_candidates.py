@@ -200,6 +200,17 @@ def test_a_relation_moves_the_queries_first():
     assert records_of(frame) == [("u", "north", 1 + 4, 1), ("u", "east", 2 - 3, 2)]
 
 
+def test_a_relation_that_moves_targets_is_searched_over_moved_targets():
+    items = table_of(["east", "north"], [[1, 0], [0, 1]], "place", comparator="l2")
+    users = table_of(["u"], [[4, 5]], "user", comparator="l2")
+    relation = RelationParameters("visits", "user", "place", "translation", np.float32([3, 4]), side="target")
+    with pytest.raises(ConfigError, match=r"'visits' moves its targets.*index over a table of relation\.apply"):
+        CandidateGenerator(ExactIndex.build(items), users, relation)
+    moved = table_of(items.ids, relation.apply(items.vectors), "place", comparator="l2")
+    frame = CandidateGenerator(ExactIndex.build(moved), users)(["u"])
+    assert records_of(frame) == [("u", "east", -1, 1), ("u", "north", -1, 2)]  # (4, 4) and (3, 5)
+
+
 def test_an_item_is_no_candidate_of_its_own_unless_asked():
     items = table_of([1, 2, 3], np.eye(3), "item")
     index = ExactIndex.build(items)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recokit import skipgram
 from recokit.candidates import CandidateGenerator
 from recokit.errors import ConfigError, DataError, MissingDependencyError
 from recokit.index import ExactIndex
@@ -63,6 +64,15 @@ def test_time_orders_a_sequence_and_a_narrow_window_sees_the_order():
     in_time = trained(frame.sort_values(["query", "when"])[["query", "candidate"]], window=1)
     assert trained(frame, window=1, time="when").fingerprint == in_time.fingerprint
     assert trained(frame, window=1).fingerprint != in_time.fingerprint
+
+
+def test_sentences_are_whole_sequences_and_long_ones_come_in_pieces(monkeypatch):
+    # What gensim would drop without a word stands in a sentence of its own.
+    monkeypatch.setattr(skipgram, "_LONGEST", 2)
+    group, time = pd.Series(["b", "a", "b", "b", "a"]), pd.Series([5, 1, 3, 4, 1])
+    codes = np.array([0, 1, 2, 3, 4])
+    assert skipgram._sentences(codes, group, None) == [["1", "4"], ["0", "2"], ["3"]]
+    assert skipgram._sentences(codes, group, time) == [["1", "4"], ["2", "3"], ["0"]]
 
 
 def test_queries_are_own_vectors_or_the_mean_at_length_one():

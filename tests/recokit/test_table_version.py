@@ -71,6 +71,29 @@ def test_version_json_says_all_that_the_format_promises(tmp_path):
     assert version.relations["clicks"].apply(version.table("user").vectors).tolist() == [[1, 3], [3, 5]]
 
 
+def test_the_state_of_a_training_stands_beside_the_tables(tmp_path):
+    state = {"vectors-user": np.float32([1, 2]), "degrees-user": np.array([3, 4])}
+    written = write_version(tmp_path / "v1", {"user": table()}, state=state)
+    for version in (written, open_version(tmp_path / "v1", verify=True)):
+        assert {name: array.tolist() for name, array in version.state.items()} == {
+            "vectors-user": [1, 2],
+            "degrees-user": [3, 4],
+        }
+        assert version.state["degrees-user"].dtype == np.int64
+    files = json.loads((tmp_path / "v1/version.json").read_text())["files"]
+    data = (tmp_path / "v1/state/vectors-user.npy").read_bytes()
+    assert files["state/vectors-user.npy"] == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (tmp_path / "v1/state/vectors-user.npy").write_bytes(data[:-1])
+    with pytest.raises(FormatError, match=r"vectors-user.npy has \d+ bytes, expected \d+"):
+        open_version(tmp_path / "v1")
+    assert write_version(tmp_path / "v2", {"user": table("v2")}).state == {}
+    with pytest.raises(ConfigError, match="the name of a state is 'a/b'"):
+        write_version(tmp_path / "v3", {"user": table("v3")}, state={"a/b": np.zeros(1)})
+    with pytest.raises(ConfigError, match="a table cannot be called 'state'"):
+        write_version(tmp_path / "v3", {"state": table("v3")})
+    assert not (tmp_path / "v3").exists()
+
+
 def test_the_files_of_a_table_are_hashed_once(tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr(folder_module.hashlib, "file_digest", lambda file, name: read.append(file.name))
