@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 from pretrain.config import Relation, TrainConfig, check_choice
 from pretrain.graph import Graph, Unknown
+from pretrain.tune import check_space
 from recokit.errors import ConfigError, RecokitError, closest
 from recokit.table.folder import check_name, local_path
 from recokit.table.version import check_table_name
@@ -60,7 +61,6 @@ _TUNE: _Kinds = {
     "metric": (str, "the name of a metric"),
     "space": (dict, "a table [tune.space]"),
 }
-_RANGE: _Kinds = {"low": ((int, float), "a number"), "high": ((int, float), "a number"), "log": (bool, "true or false")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +147,7 @@ class _Reading:
         triples = self._triples(content, relations, rows) if mixed else {}
         types = {end for relation in relations for end in (relation.source, relation.target)}
         entities = self._entities(content, types or {triples.get("entity", "entity")})
+        train = self._train(content)
         return Settings(
             version=content["version"],
             output=self._path(content, "output"),
@@ -154,14 +155,14 @@ class _Reading:
             paths={} if mixed else {row["name"]: self.path.parent / row["path"] for row in rows},
             columns={} if mixed else {row["name"]: row.get("columns", {}) for row in rows},
             min_count={name: table["min_count"] for name, table in entities.items() if "min_count" in table},
-            train=self._train(content),
+            train=train,
             split=self._split(content, "split"),
             triples=triples,
             previous=self._path(content, "previous") if "previous" in content else None,
             alpha={name: float(table["alpha"]) for name, table in entities.items() if "alpha" in table},
             validation=self._split(content, "validation"),
             networks=self._networks(content, [relation.name for relation in relations]),
-            tune=self._tune(content),
+            tune=self._tune(content, train),
         )
 
     def _path(self, content: dict[str, Any], key: str) -> Path:
@@ -260,16 +261,16 @@ class _Reading:
                 _check_network(name, networks, relations)
         return networks
 
-    def _tune(self, content: dict[str, Any]) -> dict[str, Any]:
+    def _tune(self, content: dict[str, Any], train: TrainConfig) -> dict[str, Any]:
         tune = self._table(content, "tune", _TUNE)
         for key in ("trials", "seconds"):
             if not 0 < tune.get(key, 1) < float("inf"):
                 raise self._error("tune", key, f"{key} must be {_TUNE[key][1]}, got {tune[key]!r}")
         space = tune.get("space", {})
-        self._check_keys(space, _TRAIN, "tune.space")
-        for key, choices in space.items():
-            with self._at("tune.space", key):
-                _check_choices(key, choices)
+        with self._at("tune", "metric"):
+            base = dataclasses.replace(train, metric=tune.get("metric", train.metric))
+        with self._at("tune.space", space):
+            check_space(space, base)
         return tune
 
     def _rows(self, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -343,24 +344,6 @@ class _Reading:
 
 def _is_of(value: Any, kinds: type | tuple[type, ...]) -> bool:
     return isinstance(value, kinds) and (kinds is bool or not isinstance(value, bool))
-
-
-def _check_choices(name: str, choices: Any) -> None:
-    """Check what a field may be tuned to: a list, or a range."""
-    if isinstance(choices, list) and choices:
-        return
-    if not isinstance(choices, dict):
-        raise ConfigError(f"{name} is {choices!r}, expected a list of choices or {{ low = 1, high = 2 }}")
-    for key, value in choices.items():
-        if key not in _RANGE:
-            raise ConfigError(f"{name} has the unknown key {key!r}; {closest(key, _RANGE)}")
-        if not _is_of(value, _RANGE[key][0]):
-            raise ConfigError(f"{name}: {key} is {value!r}, expected {_RANGE[key][1]}")
-    low, high = choices.get("low"), choices.get("high")
-    if low is None or high is None or not low < high:
-        raise ConfigError(f"{name} goes from low = {low} to high = {high}, expected two numbers in this order")
-    if choices.get("log") and low <= 0:
-        raise ConfigError(f"{name} is drawn by its logarithm, so low must be above 0, got {low}")
 
 
 def _check_network(name: str, networks: Mapping[str, Sequence[str]], relations: Collection[str]) -> None:

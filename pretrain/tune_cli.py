@@ -17,7 +17,7 @@ from rich.table import Table
 
 from pretrain.config import TrainConfig
 from pretrain.settings import Settings, load_settings
-from pretrain.tune import Space, Tuning, check_space, default_space, require_optuna
+from pretrain.tune import Space, Tuning, default_space, require_optuna
 from pretrain.tune import tune as search
 from recokit.cli import JsonFlag, text_table
 from recokit.errors import ConfigError, DataError, VersionError
@@ -74,17 +74,12 @@ def tune(
 
 
 def _asked(settings: Settings, config: Path) -> tuple[TrainConfig, Space]:
-    """Return the settings that every trial has and those to try, checked before any edge is read."""
+    """Return the settings that every trial has and those to try."""
     for key, there in (("previous", settings.previous), ("[[network]]", settings.networks)):
         if there:
             raise ConfigError(f"{config}: a search trains one network, from its start: leave out {key}")
-    try:
-        base = dataclasses.replace(settings.train, metric=settings.tune.get("metric", settings.train.metric))
-        space = settings.tune.get("space") or default_space(base)
-        check_space(space, base)
-    except ConfigError as error:
-        raise ConfigError(f"{config}: [tune]: {error}") from error
-    return base, space
+    base = dataclasses.replace(settings.train, metric=settings.tune.get("metric", settings.train.metric))
+    return base, settings.tune.get("space") or default_space(base)
 
 
 def _tell(console: Console, found: Tuning, settings: Settings, names: list[str]) -> None:

@@ -65,10 +65,14 @@ def test_json_is_one_document(project, run_cli):
 
 
 def stopped(run_cli, monkeypatch, *words):
-    """Run the command until it has trained, and stop it there."""
+    """Run the command until it would export, and stop it there."""
+
+    class Stopped(BaseException):
+        pass
+
     with monkeypatch.context() as patch:
-        patch.setattr("pretrain.cli.export", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr("pretrain.cli.export", lambda *_, **__: (_ for _ in ()).throw(Stopped))
+        with pytest.raises(Stopped):
             run_cli("pretrain", "c.toml", *words)
 
 
@@ -127,7 +131,7 @@ def test_a_version_starts_from_another_and_is_held_near_it(project, run_cli):
         assert version.parent == ("v1" if previous == "store/v1" else None)
         users = [each.table("user").vectors for each in (version, open_version(project / "store/v1"))]
         drifts[name] = float(np.linalg.norm(users[0] - users[1]))
-    assert drifts["from-store-0"] == drifts["from-model-0"] > 2 * drifts["from-store-100"] > 0
+    assert drifts["from-store-0"] == drifts["from-model-0"] > 1.3 * drifts["from-store-100"] > 0
 
 
 def test_the_best_epoch_on_the_validation_part_is_told(project, run_cli):

@@ -200,13 +200,13 @@ def test_what_is_not_there_is_empty(tmp_path):
         ("trials = 20", "trials = 2.5", 45, "trials is 2.5, expected a whole number of at least 1"),
         ("seconds = 600.5", "seconds = -1", 46, "seconds must be a number above 0, got -1"),
         ('metric = "mrr"', 'metrics = "mrr"', 47, "unknown key 'metrics'; did you mean 'metric'"),
-        ("temperature = {", "temprature = {", 51, "unknown key 'temprature'; did you mean 'temperature'"),
-        ("log = true", "lg = true", 51, "temperature has the unknown key 'lg'; did you mean 'log'"),
+        ("temperature = {", "temprature = {", 51, "there is no setting 'temprature'; did you mean 'temperature'"),
+        ("log = true", "lg = true", 51, "the range of temperature has 'lg'; did you mean 'log'"),
         ("low = 0.05", "low = 0", 51, "temperature is drawn by its logarithm, so low must be above 0, got 0"),
         ("low = 0.05", "low = 1.0", 51, "temperature goes from low = 1.0 to high = 1.0, expected"),
         ("low = 0.05, ", "", 51, "temperature goes from low = None to high = 1.0, expected"),
-        ("high = 1.0", 'high = "1"', 51, "temperature: high is '1', expected a number"),
-        ('["translation", "identity"]', "[]", 50, "operator is [], expected a list of choices"),
+        ("high = 1.0", 'high = "1"', 51, "the range of temperature goes from low = 0.05 to high = 1, expected two numbers"),
+        ('["translation", "identity"]', "[]", 50, "operator needs a list of choices or a range of low and high, got []"),
     ],
 )
 def test_a_complaint_about_triples_networks_and_tuning_names_its_line(tmp_path, old, new, line, message):

@@ -332,7 +332,7 @@ def test_many_small_batches_agree_with_loops(operator, comparator):
     assert [len(group) for group in run.groups] == [6 + 4]
     seen = []
     for epoch in range(1, config.epochs + 1):
-        for group, positions in run.batches(epoch):
+        for _, positions in run.batches(epoch):
             rate = naive.rate(next(steps), 2 * 4, schedule="linear")  # 10 edges: four batches
             expected.step("r", "s", positions=positions.tolist(), rate=rate)
             seen += positions.tolist()
