@@ -86,7 +86,7 @@ class TrainConfig:
         adversarial: Weighs an edge's negatives by the softmax of this times score / temperature (Sun et al. 2019,
             RotatE, Eq. 5), in place of ``negative_reduction``; 0 is off.
         log_q: Correct the softmax for how often a negative is drawn (Bengio and Senecal 2008).
-        bias: Learn a number per entity that is added to its scores.
+        bias: Learn a number per entity that is added to its scores; indexes search such tables under ``"dot"`` alone.
         reciprocal: Ask for sources with parameters of their own, comparator(operator_r'(t), s) (Lacroix et al. 2018).
         epochs: Passes over all edges.
         batch_size: Edges in a step; they share the step's negatives.

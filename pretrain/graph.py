@@ -9,6 +9,7 @@ Shapes: N entities of a type, E edges of a relation.
 __all__ = ["Edges", "Graph", "GraphSummary", "Unknown"]
 
 import dataclasses
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -25,6 +26,7 @@ from pretrain.edges import Edges, without_unused
 from pretrain.reading import Reader, Selection
 from pretrain.scans import Columns
 from recokit.errors import ConfigError, DataError, closest
+from recokit.table.folder import npy_digest
 
 Unknown = Literal["refuse", "drop"]
 
@@ -264,6 +266,16 @@ class Graph:
     def num_entities(self, entity: str) -> int:
         """Entities of a type, N."""
         return len(self.entities[entity])
+
+    def digest(self) -> str:
+        """SHA-256 of all entities' ids and all edges: two graphs of the same digest train alike."""
+        digest = hashlib.sha256()
+        for ids in self.entities.values():
+            digest.update(pa.record_batch([ids], names=["id"]).serialize())
+        for edges in self.edges.values():
+            for array in (edges.sources, edges.targets, edges.weights):
+                digest.update(b"none" if array is None else npy_digest(array).encode())
+        return digest.hexdigest()
 
     def degrees(self, entity: str, *, weighing: bool = False) -> NDArray[np.int64]:
         """Occurrences (N,) of every entity of a type over all relations and both ends; a self-loop counts twice.

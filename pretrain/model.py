@@ -8,6 +8,7 @@ __all__ = ["Model", "Question", "base_name", "reverse_name"]
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from recokit.table.folder import (
     file_entries,
     load_npy,
     new_folder,
+    npy_digest,
     read_manifest,
     write_json,
     write_npy,
@@ -214,12 +216,31 @@ class Model:
             )
         return path
 
+    def digest(self) -> str:
+        """SHA-256 of all ids and all numbers that a warm start may carry."""
+        digest = hashlib.sha256()
+        for ids in self.entities.values():
+            digest.update(pa.record_batch([ids], names=["id"]).serialize())
+        for part in (
+            self.vectors,
+            self.biases,
+            self.parameters,
+            self.vector_state,
+            self.bias_state,
+            self.parameter_state,
+        ):
+            for name, tensor in part.items():
+                digest.update(f"{name} {npy_digest(tensor.cpu().numpy())}".encode())
+        for degrees in self.degrees.values():
+            digest.update(npy_digest(degrees).encode())
+        return digest.hexdigest()
+
     def blocks(self) -> dict[str, list[str]]:
         """Return the relations, reciprocal ones too, by operator."""
         blocks: dict[str, list[str]] = {}
         for name in self.relations:
             for each in (name, reverse_name(name)):
-                if each in self.parameters:
+                if each in self.parameters and (each == name or each not in self.relations):
                     blocks.setdefault(self.operator_name(name), []).append(each)
         return blocks
 

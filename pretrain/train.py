@@ -9,7 +9,6 @@ same seed gives the same bytes, killed and resumed or not.
 __all__ = ["train"]
 
 import dataclasses
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -101,7 +100,7 @@ def train(
             checkpoints = None
             if checkpoint is not None:
                 folder = Path(checkpoint) / f"restart-{number}" if config.restarts > 1 else checkpoint
-                identity = _identity(graph, own, previous)
+                identity = _identity(graph, own, previous, carry_state, validation)
                 checkpoints = Checkpoints(folder, identity, seconds=checkpoint_seconds, resume=resume)
             models.append(_Training(run, callback, validation, checkpoints).model(start))
             if number:  # the best so far alone is kept
@@ -260,23 +259,17 @@ def _rate(config: TrainConfig, step: int, total: int) -> float:
             return 1.0
 
 
-def _identity(graph: Graph, config: TrainConfig, previous: Model | None) -> dict[str, Any]:
+def _identity(
+    graph: Graph, config: TrainConfig, previous: Model | None, carry_state: bool, validation: Graph | None
+) -> dict[str, Any]:
     """Return what makes a run this run: its settings, relations, edges and start."""
-    edges = hashlib.sha256()
-    for name in graph.relations:
-        part = graph.edges[name]
-        for array in (part.sources, part.targets, part.weights):
-            edges.update(b"-" if array is None else np.ascontiguousarray(array).data)
-    start = hashlib.sha256()
-    if previous is not None:
-        for tensor in previous.vectors.values():
-            start.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
     return {
         **dataclasses.asdict(config),
         "relations": [dataclasses.asdict(relation) for relation in graph.relations.values()],
-        "entities": {entity: len(ids) for entity, ids in graph.entities.items()},
-        "edges": edges.hexdigest(),
-        "previous": start.hexdigest() if previous is not None else None,
+        "edges": graph.digest(),
+        "validation": None if validation is None else validation.digest(),
+        "previous": None if previous is None else previous.digest(),
+        "carry_state": carry_state,
     }
 
 

@@ -12,7 +12,6 @@ search that was stopped loses the trial that was running, and goes on as if it n
 __all__ = ["Space", "Tuning", "check_space", "default_space", "require_optuna", "tune"]
 
 import dataclasses
-import hashlib
 import itertools
 import math
 import time
@@ -313,16 +312,8 @@ def _identity(graph: Graph, validation: Graph, config: TrainConfig, space: Space
     """Return what makes a search this search: two of the same choose the same, and may be compared."""
     fixed = {name: value for name, value in dataclasses.asdict(config).items() if name not in space}
     relations = [dataclasses.asdict(relation) for relation in graph.relations.values()]
-    edges = {"edges": _digest(graph), "validation edges": _digest(validation)}
+    edges = {"edges": graph.digest(), "validation edges": validation.digest()}
     return json_object({**fixed, "space": dict(space), "relations": relations, **edges}, "what identifies a search")
-
-
-def _digest(graph: Graph) -> str:
-    digest = hashlib.sha256()
-    for edges in graph.edges.values():
-        for array in (edges.sources, edges.targets, edges.weights):
-            digest.update(b"-" if array is None else np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:16]
 
 
 def _read(journal: Path, search: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ pytest.importorskip("duckdb")
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SIZE = 24
+CHANCE = sum(1 / rank for rank in range(1, SIZE + 1)) / SIZE  # MRR of ranks at random
 TINY = {"dim": 16, "epochs": 30, "batch_size": 32, "uniform_negatives": "all"}
 
 
@@ -107,8 +108,7 @@ def test_what_is_missing_is_named(example, folder):
 
 def test_the_table_holds_models_and_published_results(example, folder, tmp_path, monkeypatch, capsys):
     script = example("knowledge_graphs")
-    models = {"ComplEx": replace(script.MODELS["umls"]["ComplEx"], **TINY)}
-    monkeypatch.setitem(script.MODELS, "umls", models)
+    monkeypatch.setattr(script, "models_of", lambda dataset: {"ComplEx": replace(script.PRODUCT, **TINY)})
     monkeypatch.setenv("COLUMNS", "160")
     report = script.main(["umls", "--data", str(folder), "--seeds", "2", "--json", str(tmp_path / "r.json")])
     frame = report.to_frame()
@@ -124,6 +124,16 @@ def test_the_table_holds_models_and_published_results(example, folder, tmp_path,
     assert "ConvE, paper" in printed
     assert "0.94" in printed
     assert (tmp_path / "r.json").is_file()
+
+
+def test_every_model_of_every_data_set_can_be_trained(example, folder):
+    script = example("knowledge_graphs")
+    for dataset in ("codex-s", "umls", "kinships"):
+        parts = example("loaders.knowledge_graphs").load(dataset, folder)
+        models = {name: replace(config, **TINY) for name, config in script.models_of(dataset).items()}
+        assert list(models) == ["TransE", "RotatE", "DistMult", "ComplEx"]
+        report = script.measure(parts, models, seeds=1)
+        assert all(report.value("mrr", name=name) > 1.5 * CHANCE for name in models)
 
 
 def test_means_and_deviations_over_seeds(example):
@@ -142,7 +152,7 @@ def test_means_and_deviations_over_seeds(example):
 def test_validation_does_not_know_the_test_part(example, folder):
     script = example("knowledge_graphs")
     parts = example("loaders.knowledge_graphs").load("umls", folder)
-    config = replace(script.MODELS["umls"]["ComplEx"], **TINY)
+    config = replace(script.PRODUCT, **TINY)
     report = script.measure(parts, {"ComplEx": config}, seeds=1, part="valid")
     assert "1 known" in report.results[0].protocol["filter"]
 

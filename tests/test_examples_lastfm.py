@@ -142,9 +142,10 @@ def test_what_held_out_pairs_are_tagged_with_changes_nothing(example, folder):
         np.testing.assert_array_equal(graphs[0].edges[name].weights, graphs[1].edges[name].weights)
 
 
-def test_weights_are_logarithms_with_mean_one(example):
-    weights = example("lastfm").log_weights(pd.Series([1, 3, 7]))  # log 2, 2 log 2, 3 log 2
-    np.testing.assert_allclose(weights, [0.5, 1.0, 1.5])
+def test_weights_are_logarithms_with_mean_one_for_every_user(example):
+    user = pd.Series([4, 4, 4, 5])
+    weights = example("lastfm").log_weights(pd.Series([1, 3, 7, 99]), user)  # log 2, 2 log 2, 3 log 2; and log 100
+    np.testing.assert_allclose(weights, [0.5, 1.0, 1.5, 1.0])
 
 
 def test_the_example_runs_and_finds_the_kinds(example, folder, tmp_path, monkeypatch, capsys):

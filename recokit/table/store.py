@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from recokit.errors import FormatError, VersionError, closest
 from recokit.table.folder import check_name, local_folder, read_manifest
 from recokit.table.relations import RelationParameters
@@ -66,10 +68,18 @@ class EmbeddingStore:
         parent: str | None = None,
         meta: Mapping[str, Any] | None = None,
         networks: Mapping[str, str] | None = None,
+        state: Mapping[str, NDArray[Any]] | None = None,
         created: datetime | None = None,
     ) -> Version:
         """Write a new version into the store, as ``write_version`` does."""
         target = self.root / check_name(name, "the version's name")
         return write_version(
-            target, tables, relations=relations, parent=parent, meta=meta, networks=networks, created=created
+            target,
+            tables,
+            relations=relations,
+            parent=parent,
+            meta=meta,
+            networks=networks,
+            state=state,
+            created=created,
         )

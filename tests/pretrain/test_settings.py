@@ -205,8 +205,18 @@ def test_what_is_not_there_is_empty(tmp_path):
         ("low = 0.05", "low = 0", 51, "temperature is drawn by its logarithm, so low must be above 0, got 0"),
         ("low = 0.05", "low = 1.0", 51, "temperature goes from low = 1.0 to high = 1.0, expected"),
         ("low = 0.05, ", "", 51, "temperature goes from low = None to high = 1.0, expected"),
-        ("high = 1.0", 'high = "1"', 51, "the range of temperature goes from low = 0.05 to high = 1, expected two numbers"),
-        ('["translation", "identity"]', "[]", 50, "operator needs a list of choices or a range of low and high, got []"),
+        (
+            "high = 1.0",
+            'high = "1"',
+            51,
+            "the range of temperature goes from low = 0.05 to high = 1, expected two numbers",
+        ),
+        (
+            '["translation", "identity"]',
+            "[]",
+            50,
+            "operator needs a list of choices or a range of low and high, got []",
+        ),
     ],
 )
 def test_a_complaint_about_triples_networks_and_tuning_names_its_line(tmp_path, old, new, line, message):

@@ -387,8 +387,16 @@ def test_the_example_is_searched(tmp_path, run_cli):
     ("old", "new", "message"),
     [
         ('["identity", "translation"]', '["identity", 3]', "c.toml:14: TrainConfig: operator 3 is not known"),
-        ("high = 1.0", "high = 1e-9", "c.toml:13: tune: the range of learning_rate goes from low = 1e-07 to high = 1e-09"),
-        ("learning_rate =", "learning_rat =", "c.toml:13: tune: there is no setting 'learning_rat'; did you mean 'learning_rate'"),
+        (
+            "high = 1.0",
+            "high = 1e-9",
+            "c.toml:13: tune: the range of learning_rate goes from low = 1e-07 to high = 1e-09",
+        ),
+        (
+            "learning_rate =",
+            "learning_rat =",
+            "c.toml:13: tune: there is no setting 'learning_rat'; did you mean 'learning_rate'",
+        ),
         ('"hits@5"', '"hits"', "metric 'hits' is not known"),
         ('output = "store"', 'output = "store"\nprevious = "store/v0"', "leave out previous"),
     ],
