@@ -124,14 +124,14 @@ def _pairs(listens: pd.DataFrame) -> pd.DataFrame:
 
 def log_weights(counts: pd.Series, by: pd.Series) -> pd.Series:
     """Return ``log(1 + count)`` with mean 1 for each value of ``by``, so that heavy listeners weigh no more."""
-    weight = np.log1p(counts)
+    weight: pd.Series = np.log1p(counts)
     return weight / weight.groupby(by).transform("mean")
 
 
 def floors(task: Task) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield the name and the lists of what has no seed of its own."""
     known = task.known.rename(columns={"user": "query", "artist": "candidate"})
-    fitted = {
+    fitted: dict[str, Popularity | ItemKNN | EASE] = {
         "popularity": Popularity.fit(known),
         "ItemKNN": ItemKNN.fit(known, neighbors=NEIGHBORS),
         "EASE": EASE.fit(known, l2=L2, dtype="float32"),
