@@ -40,7 +40,7 @@ Progress = Callable[[str], AbstractContextManager[Callback]]  # the name of a ru
 
 # Chosen on a validation part (the last 20 % of each user's known likes), never on the test part: docs/log.md.
 CONFIG = TrainConfig(
-    dim=128, comparator="cos", loss="softmax", temperature=0.25, epochs=20, uniform_negatives=1500, precision="auto"
+    dim=128, comparator="cos", loss="softmax", temperature=0.25, epochs=20, uniform_negatives="all", precision="auto"
 )
 
 
