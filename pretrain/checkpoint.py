@@ -24,6 +24,7 @@ from recokit.table.folder import (
     file_entries,
     json_object,
     load_npy,
+    manifest_value,
     new_folder,
     read_manifest,
     write_json,
@@ -82,17 +83,24 @@ class Checkpoints:
         manifest = read_manifest(folder, "run.json", _FORMAT)
         self._check_run(folder, manifest)
         check_files(folder, file_entries(folder, manifest, "run.json"), verify=True)
-        try:
-            arrays = {
-                name: np.array(load_npy(folder / f"{number}.npy", dtypes=_DTYPES, shape=(-1,) * axes))
-                for number, (name, axes) in enumerate(manifest["arrays"].items())
-            }
-            return dict(manifest["record"]), arrays
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{folder / 'run.json'} was written by another release: {error!r}") from error
+        path = folder / "run.json"
+        record, axes = (manifest_value(path, manifest, key, dict) for key in ("record", "arrays"))
+        place = [manifest_value(path, record, key, int) for key in ("epoch", "batch")]
+        if folder.name != "-".join(map(str, place)):
+            raise FormatError(f"{path} has epoch {place[0]} and batch {place[1]}, expected those of its folder's name")
+        history = manifest_value(path, record, "history", list)
+        if not all(isinstance(entry, dict) and type(entry.get("epoch")) is int for entry in history):
+            raise FormatError(f"{path}: 'history' holds what is no epoch")
+        arrays = {
+            name: np.array(
+                load_npy(folder / f"{number}.npy", dtypes=_DTYPES, shape=(-1,) * manifest_value(path, axes, name, int))
+            )
+            for number, name in enumerate(axes)
+        }
+        return record, arrays
 
     def _check_run(self, folder: Path, manifest: Mapping[str, Any]) -> None:
-        theirs = dict(manifest.get("run", {}))
+        theirs = manifest_value(folder / "run.json", manifest, "run", dict)
         differing = [key for key in {**self._run, **theirs} if self._run.get(key) != theirs.get(key)]
         if differing:
             said = [_difference(key, theirs.get(key), self._run.get(key)) for key in differing]

@@ -27,9 +27,10 @@ from pretrain.networks import train_networks
 from pretrain.progress import training_progress
 from pretrain.settings import Settings, load_settings
 from recokit.cli import JsonFlag, text_table
-from recokit.errors import DataError, VersionError
+from recokit.errors import ConfigError, DataError, VersionError
+from recokit.overlap import TOLERATED, estimate_overlap
 from recokit.table import open_version
-from recokit.table.folder import new_folder
+from recokit.table.folder import check_name, new_folder, write_json
 
 
 def pretrain(
@@ -65,6 +66,10 @@ def pretrain(
     trained, validation = _split(known, settings.validation, f"{config}: [validation]")
     networks = settings.networks or {"": tuple(graph.relations)}
     previous, parent = _previous(settings, networks)
+    for line in _seen(previous, held_out) if held_out is not None else ():
+        console.print(f"careful: {line}, so what is measured on them says little")
+    if settings.train.bias and settings.train.comparator != "dot":
+        console.print(f"careful: indexes search biases under 'dot' alone, not under {settings.train.comparator!r}")
     started = time.perf_counter()
     with training_progress(f"training {settings.version}", console) as callback:
         models = train_networks(
@@ -98,10 +103,15 @@ def pretrain(
             what = _named(settings.version, name)
             evaluations[name] = evaluate_model(model, held_out, known=known, relations=asked, name=what)
             console.print(_evaluation_table(evaluations[name], name))
+            console.print(_protocol(evaluations[name]))
     if as_json:
         document = _document(graph, target, seconds, models, evaluations)
         typer.echo(json.dumps(document, indent=2, allow_nan=False))
     _remove(checkpoint)
+
+
+def _protocol(evaluation: Evaluation) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in evaluation.results[0]["protocol"].items() if value != [])
 
 
 def _check_paths(checkpoint: Path, written: Iterable[Path], *, resume: bool) -> None:
@@ -163,10 +173,25 @@ def _previous(settings: Settings, networks: Mapping[str, Any]) -> tuple[dict[str
         return {}, None
     if (path / "model.json").is_file():
         return dict.fromkeys(networks, Model.load(path)), None
-    if all((path / name / "model.json").is_file() for name in networks):
+    if networks and all((path / name / "model.json").is_file() for name in networks):
         return {name: Model.load(path / name) for name in networks}, None
     version = open_version(path)
     return {name: load_exported(version, network=name or None) for name in networks}, version.name
+
+
+def _seen(previous: Mapping[str, Model], held_out: Graph) -> list[str]:
+    """Say which held-out edges the previous models were trained on: what they already know is no test."""
+    lines = []
+    for name, model in previous.items():
+        for sketch in model.meta.get("edge_sketches", ()):
+            if not len(held_out.edges.get(sketch["relation"], ())):
+                continue
+            edges = held_out.pairs(sketch["relation"])
+            share = estimate_overlap(sketch, edges["query"], edges["candidate"])
+            if share > TOLERATED:
+                what = f"{sketch['relation']!r} of {name!r}" if name else repr(sketch["relation"])
+                lines.append(f"{share:.0%} of the held-out edges of {what} were training edges of the previous version")
+    return lines
 
 
 def _told(network: str, model: Model) -> str:
@@ -195,10 +220,17 @@ def _write_split(known: Graph, held_out: Graph, path: Path) -> None:
 
 
 def _write_edges(graph: Graph, folder: Path) -> None:
+    """Write a file a relation, called like it or, where no file can be, by its number; and which is which."""
     folder.mkdir()
-    for name in graph.relations:
+    files = {}
+    for number, name in enumerate(graph.relations):
+        try:
+            files[name] = f"{check_name(name, 'a relation')}.parquet"
+        except ConfigError:
+            files[name] = f"relation-{number}.parquet"
         pairs = graph.pairs(name).rename(columns={"query": "source", "candidate": "target"})
-        pairs.to_parquet(folder / f"{name}.parquet", index=False)
+        pairs.to_parquet(folder / files[name], index=False)
+    write_json(folder / "relations.json", files)
 
 
 def _document(

@@ -11,7 +11,7 @@ Shapes: Q questions, E edges.
 __all__ = ["Evaluation", "evaluate"]
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,7 +21,7 @@ import torch
 from pretrain.config import Side, Sides, check_choice
 from pretrain.graph import Graph
 from pretrain.model import Model
-from pretrain.ranks import TIE, Rows, Sample, Ties, ranks
+from pretrain.ranks import TIE, Ranker, Rows, Sample, Ties
 from recokit.errors import ConfigError, DataError, closest
 
 Unseen = Literal["keep", "drop"]
@@ -117,7 +117,7 @@ def evaluate(
         candidates: ``"all"`` entities of the type; or K others beside the true one, no entity twice, shared by up to
             256 questions of a relation and side: ``"uniform:1000"``, or ``"prevalence:1000"``, drawn in proportion to
             training edges. Where there are not K, all are taken once.
-        k: Cut-offs of hits@k.
+        k: Cut-offs of hits@k, whole numbers of at least 1.
         sides: Which ends are asked for.
         relations: Only these; all by default.
         unseen: What to do with edges of which an end has no training edge, or is not in the model at all: keep them,
@@ -129,18 +129,23 @@ def evaluate(
         name: Names the model in the results.
 
     Raises:
-        ConfigError: An unknown relation or choice.
-        DataError: There is nothing to ask, or nothing to draw from.
+        ConfigError: An unknown relation or choice, or a value of no use.
+        DataError: There is nothing to ask, nothing to draw from, or the model has no entity of a type at all.
     """
     check_choice("evaluate", "sides", sides, get_args(Sides))
     check_choice("evaluate", "unseen", unseen, get_args(Unseen))
     check_choice("evaluate", "ties", ties, get_args(Ties))
+    _check_cuts(k)
     sample = Sample.parse(candidates, seed)
     graphs = [known] if isinstance(known, Graph) else list(known or ())
+    for graph in (held_out, *graphs):
+        if not isinstance(graph, Graph):
+            raise ConfigError(f"evaluate: held_out and known must be graphs, got {graph!r}")
+    ranker = Ranker(model, sample=sample, ties=ties)
     held_rows, *known_rows = (_Rows(model, graph) for graph in (held_out, *graphs))
-    chosen = list(relations) if relations is not None else [n for n in held_out.relations if len(held_out.edges[n])]
+    chosen = [n for n in held_out.relations if len(held_out.edges[n])] if relations is None else relations
     parts, lacking = [], np.zeros(2, np.int64)
-    for relation in chosen:
+    for relation in dict.fromkeys(chosen):
         if relation not in held_out.relations:
             raise ConfigError(f"evaluate: relation {relation!r} is not held out; {closest(relation, held_out.edges)}")
         edges = held_rows.edges(relation)  # (2, E)
@@ -149,10 +154,12 @@ def evaluate(
         there, trained = (edges >= 0).all(0), (degrees > 0).all(0)
         lacking += [np.count_nonzero(there & ~trained), np.count_nonzero(~there)]
         kept = trained | (unseen == "keep")
+        if kept.any():
+            _check_types(model, relation)
         for side in _SIDES[sides] if kept.any() else ():
             order = [0, 1] if side == "target" else [1, 0]  # the given end, the asked one
             questions, others = edges[order][:, kept], answers[order] if filter else answers[:, :0]
-            rank, rivals = ranks(model, relation, side, questions, others, sample=sample, ties=ties)
+            rank, rivals = ranker.ranks(relation, side, questions, others)
             parts.append((relation, side, [*questions, degrees[order[1], kept], rivals + 1], rank))
     if not parts:
         raise DataError("evaluate: there is no held-out edge to ask about")
@@ -173,6 +180,19 @@ def evaluate(
         for metric, value in metrics.items()
     ]
     return Evaluation(tuple(results), asked)
+
+
+def _check_cuts(k: Sequence[int]) -> None:
+    cuts = list(k) if isinstance(k, Iterable) else [None]
+    if not all(isinstance(cut, int | np.integer) and not isinstance(cut, bool) and cut >= 1 for cut in cuts):
+        raise ConfigError(f"evaluate: k must be whole numbers of at least 1, such as (1, 3, 10), got {k!r}")
+
+
+def _check_types(model: Model, relation: str) -> None:
+    ends = model.relations[relation]
+    for entity in (ends.source, ends.target):
+        if not len(model.entities[entity]):
+            raise DataError(f"evaluate: the model has no {entity!r} at all, of which {relation!r} is held out")
 
 
 class _Rows:
@@ -215,8 +235,8 @@ def _frame(parts: Sequence[tuple[str, str, Sequence[Rows], torch.Tensor]]) -> pd
 def _degrees(model: Model, relation: str, edges: Rows) -> Rows:
     """Training edges (2, E) of both ends of edges; 0 of what is not in the model."""
     ends = model.relations[relation]
-    degrees = [model.degrees[entity][rows] for entity, rows in zip((ends.source, ends.target), edges, strict=True)]
-    return np.where(edges < 0, 0, np.stack(degrees))
+    tables = (np.append(model.degrees[entity], 0) for entity in (ends.source, ends.target))
+    return np.stack([table[rows] for table, rows in zip(tables, edges, strict=True)])  # -1 is the appended one
 
 
 def _said_of_filter(num_known: int) -> str:

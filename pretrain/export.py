@@ -7,7 +7,7 @@ the network "follow" is called "user-follow", and relations likewise, since each
 (TwHIN 4.3).
 """
 
-__all__ = ["check_networks", "export", "load_exported"]
+__all__ = ["check_networks", "export", "load_exported", "load_previous"]
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -68,6 +68,10 @@ def export(
         relations += [_relation(part, name, network) for name in part.parameters]
         state |= {_named(name, network): array for name, array in _state(part).items()}
     recorded = {network: _recorded(part) for network, part in networks.items()}
+    recorded_meta = recorded.get("", {"networks": recorded})
+    for key in meta or {}:
+        if key in recorded_meta:
+            raise ConfigError(f"export: meta has {key!r}, which the version records of its training: call it otherwise")
     return write_version(
         path,
         tables,
@@ -75,7 +79,7 @@ def export(
         parent=parent,
         networks=network_of,
         state=state,
-        meta={**recorded.get("", {"networks": recorded}), **(meta or {})},
+        meta={**recorded_meta, **(meta or {})},
     )
 
 
@@ -133,6 +137,7 @@ def _relation(model: Model, name: str, network: str) -> RelationParameters:
     forward = name in model.relations
     relation = model.relations[name if forward else base_name(name)]
     other = reverse_name(name) if forward else base_name(name)
+    learned = model.config.reciprocal and other in model.parameters and not (forward and other in model.relations)
     ends = (relation.source, relation.target) if forward else (relation.target, relation.source)
     return RelationParameters(
         name=_named(name, network),
@@ -140,7 +145,7 @@ def _relation(model: Model, name: str, network: str) -> RelationParameters:
         target=ends[1],
         operator=model.operator_name(relation.name),
         parameters=model.parameters[name].cpu().numpy(),
-        reciprocal=_named(other, network) if other in model.parameters else None,
+        reciprocal=_named(other, network) if learned else None,
         side=relation.operator_side if forward else "source",
     )
 
@@ -181,6 +186,13 @@ def _recorded_of(version: Version, network: str | None) -> Mapping[str, Any]:
     return dict(networks[network])
 
 
+def load_previous(path: str | Path, *, network: str | None = None) -> Model:
+    """Read what a warm start begins from: a model folder, or a version that ``export`` wrote."""
+    if (Path(path) / "model.json").is_file():
+        return Model.load(path)
+    return load_exported(path, network=network)
+
+
 def load_exported(version: Version | str | Path, *, network: str | None = None) -> Model:
     """Read a version that ``export`` wrote back as a model, for a warm start from what was published.
 
@@ -218,6 +230,7 @@ def load_exported(version: Version | str | Path, *, network: str | None = None) 
     for name in names:
         if (found := version.relations.get(_named(name, suffix))) is not None:
             parameters[name] = torch.from_numpy(np.array(found.parameters))
+    sketches = {each["relation"]: each for table in tables.values() for each in table.meta.get("edge_sketches", ())}
     counts = {name: torch.zeros(len(table)) for name, table in vectors.items()}
     model = Model(
         config=config,
@@ -234,7 +247,7 @@ def load_exported(version: Version | str | Path, *, network: str | None = None) 
         parameter_state={},
         degrees={name: kept(f"degrees-{name}", count).numpy() for name, count in counts.items()},
         epochs=[],
-        meta={},
+        meta={"edge_sketches": list(sketches.values())},
     )
     state: dict[str, Tensor] = {}
     for operator, members in model.blocks().items():

@@ -6,10 +6,11 @@ int64 or strings, sorted, so that the same edges give the same rows whatever ord
 Shapes: N entities of a type, E edges of a relation.
 """
 
-__all__ = ["Edges", "Graph", "GraphSummary", "Unknown"]
+__all__ = ["Edges", "Graph", "GraphSummary", "Unknown", "check_seed"]
 
 import dataclasses
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -162,6 +163,9 @@ class Graph:
 
         Args:
             data: A frame, or a path or glob of Parquet, or of CSV or TSV (.csv, .tsv, .txt; also .gz).
+                Columns are parted by tabs in .tsv, else by what the first line holds: in .csv a comma, else a
+                semicolon, tab or bar; in .txt a tab, else a comma, semicolon, bar or space. Rows of another width
+                are an error.
             columns: The names of the columns source, relation, target[, weight][, time], such as
                 ``{"source": "user_id"}``. Where none are given, source, relation, target are also found as h, r, t or
                 as head, relation, tail; without a header the first three are column0, column1, column2.
@@ -318,16 +322,17 @@ class Graph:
                 for numeric ones. Relations without a time stay known.
 
         Raises:
-            ConfigError: Neither or both of fraction and at, or a fraction not between 0 and 1.
+            ConfigError: Neither or both of fraction and at, a fraction not between 0 and 1, or a seed below 0.
             DataError: No relation has times, ``at`` is no time, or all times lie on one side of it.
         """
         if (fraction is None) == (at is None):
             raise ConfigError("split needs either fraction= (by chance) or at= (by time)")
         if fraction is not None and not 0 < fraction < 1:
             raise ConfigError(f"split: fraction must lie between 0 and 1, got {fraction}")
+        check_seed(seed)
         if at is not None and all(edges.times is None for edges in self.edges.values()):
             raise DataError(f"split at {at!r}: no relation has a time column")
-        cut = None if at is None else _time_number(at)
+        cut = 0 if at is None else _time_number(at)
         known, held = {}, {}
         for number, (name, edges) in enumerate(self.edges.items()):
             pair = self._pair_numbers(name)  # (E,)
@@ -340,9 +345,9 @@ class Graph:
                 limits = np.finfo if edges.times.dtype.kind == "f" else np.iinfo
                 first = np.full(pair.max(initial=-1) + 1, limits(edges.times.dtype).max)
                 np.minimum.at(first, pair, edges.times)
-                out = first[pair] >= cut
+                out = first[pair] >= (_whole(cut) if edges.times.dtype.kind == "i" else float(cut))
             known[name], held[name] = edges.take(~out), edges.take(out)
-        if cut is not None:
+        if at is not None:
             _check_cut(at, known, held)
         rule = {"fraction": fraction, "seed": seed} if at is None else {"at": str(at)}
         return tuple(  # type: ignore[return-value]
@@ -386,13 +391,26 @@ def _by_text(relations: Mapping[int | str, Relation] | Sequence[Relation]) -> di
     return dict(zip(texts, relations.values() if isinstance(relations, Mapping) else relations, strict=True))
 
 
+def check_seed(seed: int) -> None:
+    """Raise a ConfigError unless it is a whole number of at least 0."""
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+        raise ConfigError(f"seed must be a whole number of at least 0, got {seed!r}")
+
+
 def _time_number(at: str | float | date) -> float:
-    if not isinstance(at, str | date):
-        return float(at)
+    """Return a time as times are compared: integers stay what they are, since floats round them above 2**53."""
     try:
-        return float(round(pd.Timestamp(at).timestamp() * 1e6))  # without a time zone: UTC, as in the columns
-    except ValueError:
+        if isinstance(at, str | date):
+            return round(pd.Timestamp(at).timestamp() * 1e6)  # without a time zone: UTC, as in the columns
+        number = float(at)
+        return int(at) if isinstance(at, int | np.integer) else number
+    except (ValueError, OverflowError):
         raise DataError(f"split at {at!r}: not a date such as '2026-05-25' and not a number") from None
+
+
+def _whole(cut: float) -> float:
+    """Return the first integer that is not below a number; integers are at or after either at the same time."""
+    return math.ceil(cut) if math.isfinite(cut) else cut
 
 
 def _check_cut(at: str | float | date | None, known: Mapping[str, Edges], held: Mapping[str, Edges]) -> None:

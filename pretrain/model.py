@@ -151,13 +151,17 @@ class Model:
         scores = comparator.pairs(*prepared)[0] + bias.to(prepared[0].device)
         return scores.cpu().masked_fill(~known, torch.nan).numpy()
 
-    def question(self, relation: str, side: Side, anchors: Tensor) -> Question:
+    def question(
+        self, relation: str, side: Side, anchors: Tensor, *, prepared: dict[str, Tensor] | None = None
+    ) -> Question:
         """Ask which entities stand at one end of a relation, given the other.
 
         Args:
             relation: Its name.
             side: ``"target"`` asks for targets and takes sources, ``"source"`` asks for sources and takes targets.
             anchors: Rows (B,) of the given end.
+            prepared: Entity type to its vectors (N, D), prepared by earlier questions that moved their anchors. It is
+                read and added to: hand the same one to all questions between which the model does not change.
         """
         ends, comparator = self.relation(relation), COMPARATORS[self.config.comparator]
         given, asked = (ends.source, ends.target) if side == "target" else (ends.target, ends.source)
@@ -169,9 +173,13 @@ class Model:
         vectors, block = vectors[anchors.to(vectors.device)], self.parameters[name][None]
         if form.moves == "anchors":
             vectors = form.mover.forward(vectors, block, None)[0]
+            prepared = {} if prepared is None else prepared
+            if asked not in prepared:
+                prepared[asked] = comparator.prepare(candidates)[0]
+            candidates = prepared[asked]
         else:
-            candidates = form.mover.forward(candidates, block, None)[0]
-        return Question(comparator.prepare(vectors)[0], comparator.prepare(candidates)[0], self.biases.get(asked))
+            candidates = comparator.prepare(form.mover.forward(candidates, block, None)[0])[0]
+        return Question(comparator.prepare(vectors)[0], candidates, self.biases.get(asked))
 
     def save(self, path: str | Path) -> Path:
         """Write the model as a folder of plain files that appears whole or not at all.
@@ -264,6 +272,8 @@ class Model:
             relations = {row["name"]: Relation(**row) for row in manifest["relations"]}
             counts, blocks = dict(manifest["entities"]), dict(manifest["blocks"])
             epochs, meta = list(manifest["epochs"]), dict(manifest["meta"])
+            sizes = {operator: num_parameters(operator, config.dim) for operator in blocks}
+            _check_relations(relations, counts, blocks, config)
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{folder / 'model.json'} was written by another release: {error}") from error
 
@@ -279,7 +289,7 @@ class Model:
         parameters: dict[str, Tensor] = {}
         parameter_state: dict[str, Tensor] = {}
         for operator, names in blocks.items():
-            shape = (2, len(names), num_parameters(operator, config.dim))
+            shape = (2, len(names), sizes[operator])
             both = torch.from_numpy(np.array(load_npy(folder / f"{operator}.npy", dtypes=("float32",), shape=shape)))
             parameters |= dict(zip(names, both[0].to(device), strict=True))
             parameter_state |= dict(zip(names, both[1].to(device), strict=True))
@@ -303,6 +313,28 @@ class Model:
             epochs=epochs,
             meta=meta,
         )
+
+
+def _check_relations(
+    relations: Mapping[str, Relation],
+    counts: Mapping[str, int],
+    blocks: Mapping[str, Sequence[str]],
+    config: TrainConfig,
+) -> None:
+    """Raise a ValueError unless each relation has its entity types and, in its operator's block, its parameters."""
+    found: dict[str, str] = {}
+    for operator, names in blocks.items():
+        for name in names:
+            relation = relations.get(name) or relations.get(base_name(name))
+            if relation is None or name in found or operator != (relation.operator or config.operator):
+                raise ValueError(f"block {operator!r} has {name!r}, which does not belong there")
+            found[name] = operator
+    for name, relation in relations.items():
+        if name not in found:
+            raise ValueError(f"relation {name!r} has no parameters")
+        for entity in (relation.source, relation.target):
+            if entity not in counts:
+                raise ValueError(f"relation {name!r} has entities of {entity!r}, which are missing")
 
 
 def _read_ids(path: Path, count: int) -> pa.Array:

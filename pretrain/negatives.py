@@ -58,7 +58,7 @@ class NegativeSampler:
         self._cumulated = torch.from_numpy(np.cumsum(weights)).to(device)
         self._expected: tuple[Tensor, Tensor] | None = None  # of the draw (N,), and of each in-batch negative (N,)
         if log_q and uniform != "all":
-            drawn = self._uniform / len(degrees) + prevalence * weights / max(weights.sum(), 1e-300)
+            drawn = self._uniform / max(len(degrees), 1) + prevalence * weights / max(weights.sum(), 1e-300)
             self._expected = torch.from_numpy(drawn).to(device), torch.from_numpy(share).to(device)
 
     def draw(self, own: Tensor, generator: torch.Generator) -> Tensor:
@@ -98,8 +98,13 @@ class KnownPositives:
         keys, order = (anchors * num_relations + relations).sort()
         self._keys, self._answers = keys, answers[order]
 
-    def find(self, anchors: Tensor, relations: Tensor, drawn: Tensor) -> Tensor:
-        """Pairs (2, A) of an edge (B,) and one of the ``drawn`` rows (N,) that is a known answer of it."""
+    def find(self, anchors: Tensor, relations: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """Find known answers of the edges (B,) among the ``drawn`` rows (N,).
+
+        Returns:
+            Pairs (2, A) of a distinct question and the place of a negative, and the question (B,) of every edge: those
+            of an anchor with many answers are spelled out once, however many edges of a batch it has.
+        """
         keys, which = torch.unique(anchors * self._num_relations + relations, return_inverse=True)  # (U,), (B,)
         first = torch.searchsorted(self._keys, keys)
         questions, at = _ranges(first, torch.searchsorted(self._keys, keys, right=True))
@@ -107,10 +112,7 @@ class KnownPositives:
         ordered, order = drawn.sort()
         first = torch.searchsorted(ordered, known)
         found, at = _ranges(first, torch.searchsorted(ordered, known, right=True))
-        questions, negatives = questions[found], order[at]  # in the order of the questions
-        first = torch.searchsorted(questions, which)
-        edges, at = _ranges(first, torch.searchsorted(questions, which, right=True))
-        return torch.stack([edges, negatives[at]])
+        return torch.stack([questions[found], order[at]]), which
 
 
 def _ranges(first: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:

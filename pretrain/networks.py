@@ -1,7 +1,8 @@
 """Several networks of one graph (TwHIN 4.3): each has its own spaces, in which its relations share tables.
 
 A high-coverage relation (follows) lends what it knows to low-coverage ones (ad clicks) that are embedded with it, and
-is not disturbed by another high-coverage relation (Tweet engagements), which gets a network of its own.
+is not disturbed by another high-coverage relation (Tweet engagements), which gets a network of its own.  The entities
+of a network are those with an edge in it: others are neither its negatives nor candidates of its evaluation.
 """
 
 __all__ = ["train_networks"]
@@ -98,7 +99,8 @@ def _check(
             if relation not in graph.relations:
                 raise ConfigError(f"network {name!r}: no relation {relation!r}; {closest(relation, graph.relations)}")
         if (config.patience or config.restarts > 1) and not _held_out(validation, relations):
-            raise ConfigError(f"network {name!r} has no validation edges, which patience and restarts look at")
+            what = f"network {name!r} has" if name else "there are"
+            raise ConfigError(f"{what} no validation edges, which patience and restarts look at: hold some out")
     ends = {
         name: {end for each in relations for end in (graph.relations[each].source, graph.relations[each].target)}
         for name, relations in networks.items()

@@ -6,11 +6,11 @@ added is taken off the counts again.  Whatever does not compare, such as a NaN, 
 Shapes: Q questions, N entities of the asked type, W candidates that are scored, A pairs of a question and a candidate.
 """
 
-__all__ = ["TIE", "Sample", "Ties", "ranks"]
+__all__ = ["TIE", "Ranker", "Sample", "Ties"]
 
 import dataclasses
-import functools
 import re
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -61,77 +61,113 @@ class Sample:
     def __str__(self) -> str:
         return f"{self.count:,} {self.kind}, drawn anew for every {_SHARED} questions, and the true one"
 
-    def draw(self, generator: np.random.Generator, degrees: Rows, excluded: Rows, questions: int) -> tuple[Rows, Rows]:
+    def draw(self, generator: np.random.Generator, degrees: Rows, most: int) -> Rows:
         """Draw candidates for questions that share them.
 
         Args:
             generator: Of the random numbers.
             degrees: Training edges (N,) of every entity of the type.
-            excluded: Pairs (2, A) of a question and a row that is no rival.
-            questions: Q.
+            most: Rows that are no rivals, of the question that has most of them.
 
         Returns:
-            Rows (W,), of which every question takes the first ``count`` that are rivals, and the pairs (2, A) of a
-            question and a place among them that it does not take.
+            Rows (W,), of which every question takes the first ``count`` that are rivals.
         """
         if self.kind == "prevalence" and not degrees.any():
             raise DataError("evaluate: no entity of the type has a training edge, which prevalence is drawn by")
         chances = None if self.kind == "uniform" else degrees / degrees.sum()
         available = len(degrees) if chances is None else np.count_nonzero(chances)
-        most = self.count + int(np.bincount(excluded[0]).max(initial=0))
-        drawn = generator.choice(len(degrees), min(most, available), replace=False, p=chances)
-        place = np.full(len(degrees), -1)
+        drawn: Rows = generator.choice(len(degrees), min(self.count + most, available), replace=False, p=chances)
+        return drawn
+
+    def left(self, drawn: Rows, num_entities: int, excluded: Rows, questions: int) -> Rows:
+        """Pairs (2, A) of a question and a place in ``drawn`` (W,) that it does not take.
+
+        Args:
+            drawn: What ``draw`` gave.
+            num_entities: N.
+            excluded: Pairs (2, A) of a question and a row that is no rival.
+            questions: Q.
+        """
+        place = np.full(num_entities, -1)
         place[drawn] = np.arange(len(drawn))
         taken = np.ones((questions, len(drawn)), bool)
         among = place[excluded[1]] >= 0
         taken[excluded[0][among], place[excluded[1][among]]] = False
         taken &= taken.cumsum(1) <= self.count
-        return drawn, np.argwhere(~taken).T
+        return np.argwhere(~taken).T
 
 
-def ranks(
-    model: Model, relation: str, side: Side, questions: Rows, answers: Rows, *, sample: Sample | None, ties: Ties
-) -> tuple[Tensor, Rows]:
-    """Rank the true answers of the questions about one side of a relation.
+class Ranker:
+    """Rank the true answers of questions to a model that does not change meanwhile.
 
     Args:
         model: Its scores.
-        relation: The relation that is asked about.
-        side: The side that is asked for.
-        questions: Anchors and true answers (2, Q), rows of the model; with a -1 nothing scores, the rank is the last.
-        answers: Anchors and true answers (2, A), which are no rivals; one with a -1 says nothing.
         sample: The candidates; None for all.
         ties: Which of the ranks that it could have a tie takes.
-
-    Returns:
-        Ranks (Q,) float64 on the model's device, and the number of rivals (Q,) of each.
     """
-    ends = model.relations[relation]
-    degrees = model.degrees[ends.target if side == "target" else ends.source]
-    known = _Answers(answers, len(degrees))
-    scores = _Scores(model.config.comparator, model.question(relation, side, torch.from_numpy(questions[0].clip(0))))
-    budget = _CPU_SCORES if scores.device.type == "cpu" else _GPU_SCORES
-    chunk, draw = max(_FEWEST, budget // len(degrees)), None
-    if sample is not None:
+
+    def __init__(self, model: Model, *, sample: Sample | None, ties: Ties) -> None:
+        self._model, self._sample, self._ties = model, sample, ties
+        self._prepared: dict[str, Tensor] = {}  # what all questions share whose anchors are moved: vectors (N, D)
+        self._offsets: dict[str, Tensor] = {}  # and offsets (N,)
+
+    def ranks(self, relation: str, side: Side, questions: Rows, answers: Rows) -> tuple[Tensor, Rows]:
+        """Rank the true answers of the questions about one side of a relation.
+
+        Args:
+            relation: The relation that is asked about.
+            side: The side that is asked for.
+            questions: Anchors and true answers (2, Q), rows of the model; with a -1 nothing scores, the rank is the
+                last.
+            answers: Anchors and true answers (2, A), which are no rivals; one with a -1 says nothing.
+
+        Returns:
+            Ranks (Q,) float64 on the model's device, and the number of rivals (Q,) of each.
+        """
+        ends = self._model.relations[relation]
+        asked = ends.target if side == "target" else ends.source
+        degrees, scores = self._model.degrees[asked], self._scores(relation, side, asked, questions[0])
+        known = _Answers(answers, len(degrees))
         # Numbered by relation and side, so that what else is asked about changes no draw.
-        number = 2 * list(model.relations).index(relation) + (side == "source")
-        chunk, draw = _SHARED, functools.partial(sample.draw, np.random.default_rng([sample.seed, number]), degrees)
-    found, rivals = [], []
-    for start in range(0, questions.shape[1], chunk):
-        part = slice(start, start + chunk)
-        anchors, true = questions[:, part]
-        columns, excluded = None, known.pairs(anchors, true)
-        if draw is not None:
-            columns, excluded = draw(excluded, len(true))
-        width = len(degrees) if columns is None else len(columns)
-        rivals.append(width - np.bincount(excluded[0], minlength=len(true)))
-        low, high = scores.thresholds(part, true, (anchors < 0) | (true < 0))
-        block, pairs = scores.block(part, columns), torch.from_numpy(excluded).to(scores.device)
-        num_rivals = torch.from_numpy(rivals[-1]).to(scores.device)
-        first, last = num_rivals - _counts(block <= high, pairs), num_rivals - _counts(block < low, pairs)
-        above = {"optimistic": first, "pessimistic": last, "mean": (first + last) / 2}[ties]
-        found.append(1 + above.double())
-    return torch.cat(found), np.concatenate(rivals)
+        number = 2 * list(self._model.relations).index(relation) + (side == "source")
+        found, rivals = [], []
+        for part, columns in self._parts(number, known, questions, degrees, scores.device):
+            anchors, true = questions[:, part]
+            excluded, width = known.pairs(anchors, true), len(degrees)
+            if columns is not None and self._sample is not None:
+                width, excluded = len(columns), self._sample.left(columns, len(degrees), excluded, len(true))
+            rivals.append(width - np.bincount(excluded[0], minlength=len(true)))
+            low, high = scores.thresholds(part, true, (anchors < 0) | (true < 0))
+            block, pairs = scores.block(part, columns), torch.from_numpy(excluded).to(scores.device)
+            num_rivals = torch.from_numpy(rivals[-1]).to(scores.device)
+            first, last = num_rivals - _counts(block <= high, pairs), num_rivals - _counts(block < low, pairs)
+            above = {"optimistic": first, "pessimistic": last, "mean": (first + last) / 2}[self._ties]
+            found.append(1 + above.double())
+        return torch.cat(found), np.concatenate(rivals)
+
+    def _scores(self, relation: str, side: Side, asked: str, anchors: Rows) -> "_Scores":
+        rows = torch.from_numpy(anchors.clip(0))
+        question = self._model.question(relation, side, rows, prepared=self._prepared)
+        shared = question.candidates is self._prepared.get(asked)
+        scores = _Scores(self._model.config.comparator, question, self._offsets.get(asked) if shared else None)
+        if shared and scores.offset is not None:
+            self._offsets[asked] = scores.offset
+        return scores
+
+    def _parts(
+        self, number: int, known: "_Answers", questions: Rows, degrees: Rows, device: torch.device
+    ) -> Iterator[tuple[slice, Rows | None]]:
+        """Cut questions (2, Q) so that scores and pairs fit; with the rows (W,) that are drawn for many of them."""
+        budget, total = _CPU_SCORES if device.type == "cpu" else _GPU_SCORES, questions.shape[1]
+        generator = None if self._sample is None else np.random.default_rng([self._sample.seed, number])
+        columns = None
+        for first in range(0, total, total if self._sample is None else _SHARED):
+            end = total if self._sample is None else min(first + _SHARED, total)
+            if self._sample is not None and generator is not None:
+                columns = self._sample.draw(generator, degrees, known.most(*questions[:, first:end]))
+            chunk = max(_FEWEST, budget // (len(degrees) if columns is None else len(columns)))
+            for start in range(first, end, chunk):
+                yield slice(start, min(start + chunk, end)), columns
 
 
 def _counts(flags: Tensor, excluded: Tensor) -> Tensor:
@@ -148,10 +184,18 @@ class _Answers:
         self._num = num_entities
         self._keys = np.unique(anchors * num_entities + rows)  # sorted by anchor, then answer
 
+    def _ranges(self, anchors: Rows) -> tuple[Rows, Rows]:
+        """Where the answers of anchors (Q,) start, and how many there are."""
+        starts, ends = np.searchsorted(self._keys, [anchors * self._num, (anchors + 1) * self._num])
+        return starts, ends - starts
+
+    def most(self, anchors: Rows, true: Rows) -> int:
+        """How many rows are no rivals, at most, of any of the questions (Q,)."""
+        return int(np.maximum(self._ranges(anchors)[1], true >= 0).max(initial=0))
+
     def pairs(self, anchors: Rows, true: Rows) -> Rows:
         """Pairs (2, A) of a question and a row that is no rival: its true answer, and the other true ones."""
-        starts, ends = np.searchsorted(self._keys, [anchors * self._num, (anchors + 1) * self._num])
-        lengths = ends - starts
+        starts, lengths = self._ranges(anchors)
         questions = np.repeat(np.arange(len(anchors)), lengths)
         within = np.arange(len(questions)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         others = self._keys[np.repeat(starts, lengths) + within] % self._num
@@ -162,21 +206,21 @@ class _Answers:
 class _Scores:
     """Scores of questions as far as ranks need them: -|q - c|² ranks the candidates of a query as q·c - |c|²/2 does."""
 
-    def __init__(self, comparator: str, question: Question) -> None:
+    def __init__(self, comparator: str, question: Question, offset: Tensor | None) -> None:
         self._queries, self._candidates, self._bias = question.queries, question.candidates, question.bias
         self._distance = comparator in ("l2", "squared_l2")
         self._root = comparator == "l2" and question.bias is not None  # a square does not rank as it does with a bias
         self._comparator: Comparator = COMPARATORS["l2" if self._root else "dot"]  # cosines are prepared
-        self._offset = self._bias
-        if self._distance and not self._root:
-            self._offset = self._candidates.square().sum(1) / -2 + (0 if self._bias is None else self._bias / 2)
+        self.offset = self._bias if offset is None else offset  # of every candidate (N,); given where it is known
+        if offset is None and self._distance and not self._root:
+            self.offset = self._candidates.square().sum(1) / -2 + (0 if self._bias is None else self._bias / 2)
         self.device = self._queries.device
 
     def block(self, part: slice, columns: Rows | None) -> Tensor:
         """Scores (Q, W) of a part of the questions and the candidates of some rows, or all."""
         rows = slice(None) if columns is None else torch.from_numpy(columns).to(self.device)
         scores, _ = self._comparator.block(self._queries[part], self._candidates[rows])
-        return scores if self._offset is None else scores.add_(self._offset[rows])
+        return scores if self.offset is None else scores.add_(self.offset[rows])
 
     def thresholds(self, part: slice, true: Rows, unknown: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
         """What is as good as the true answers lies between these two (Q, 1) each; NaN where one is unknown."""
@@ -187,8 +231,8 @@ class _Scores:
         near = TIE * ((sizes[0] + sizes[1]).square() if self._distance else sizes[0] * sizes[1])
         if self._root:  # of a square to that of its root
             near = near / torch.maximum(-scores, near.sqrt()).clamp_min(torch.finfo(near.dtype).tiny)
-        if self._offset is not None:
-            scores = scores + self._offset[rows]
+        if self.offset is not None:
+            scores = scores + self.offset[rows]
         if self._bias is not None:
             near = near + TIE * self._bias[rows].abs()
         scores = scores.masked_fill(torch.from_numpy(unknown).to(self.device), torch.nan)[:, None]

@@ -346,6 +346,8 @@ def _read(found: Collection[str], columns: Columns, roles: Sequence[str], what: 
     for role, column in read.items():
         if column not in found and (role not in ("weight", "time") or role in columns):
             raise DataError(f"{what}: no column {column!r} for the {role}; it has: {', '.join(map(str, found))}")
+        if list(found).count(column) > 1:
+            raise DataError(f"{what}: several columns are named {column!r}, expected one for the {role}")
     return {role: column for role, column in read.items() if column in found}
 
 

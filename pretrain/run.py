@@ -27,8 +27,10 @@ from pretrain.operators import start
 from pretrain.optimizer import adagrad_, row_adagrad_
 from pretrain.regularisers import penalty
 from pretrain.step import Batch, Gradients, Sampled, Step
-from recokit.errors import ConfigError
+from recokit.errors import ConfigError, DataError
 from recokit.table import Operator
+
+_LIGHTEST, _HEAVIEST = 1e-9, 1e9  # weights of an edge whose squared gradients float32 holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,7 @@ class Run:
 
     Raises:
         ConfigError: A dimension does not suit an operator, or a relation has no negatives.
+        DataError: Edges weigh what float32 cannot train with.
     """
 
     def __init__(self, graph: Graph, config: TrainConfig, device: torch.device) -> None:
@@ -219,7 +222,14 @@ class Run:
             ends = [np.bincount(rows, weights > 0)[rows] for rows in (edges.sources, edges.targets)]
             scaled = weights * np.maximum(ends[0] * ends[1], 1.0) ** -float(self.config.degree_power)
             weights = scaled * (weights.sum() / scaled.sum())
-        return (weights * relation.weight).astype(np.float32)
+        weights = weights * relation.weight
+        counted = weights[weights > 0]
+        if len(counted) and not (counted.min() >= _LIGHTEST and counted.max() <= _HEAVIEST):
+            raise DataError(
+                f"relation {name!r}: its edges weigh {counted.min():.3g} to {counted.max():.3g}, times its own weight; "
+                f"expected {_LIGHTEST:g} to {_HEAVIEST:g}, or 0"
+            )
+        return weights.astype(np.float32)
 
     def _weight_of_relations(self) -> np.ndarray:
         total = np.zeros(len(self.graph.relations))
@@ -298,11 +308,8 @@ class Run:
     def _sample(self, group: _Group, side: Side, anchors: Tensor, own: Tensor, relations: Tensor) -> Sampled:
         rows = group.samplers[side].draw(own, self.sampler_generator)
         known = group.known.get(side)
-        return Sampled(
-            rows,
-            group.samplers[side].log_expected(rows, len(own)),
-            None if known is None else known.find(anchors, relations, rows),
-        )
+        found = (None, None) if known is None else known.find(anchors, relations, rows)
+        return Sampled(rows, group.samplers[side].log_expected(rows, len(own)), *found)
 
     def _penalise_ends(self, group: _Group, batch: Batch, gradients: Gradients) -> None:
         """Add what the vectors of the edges' ends cost to losses and gradients."""
@@ -406,7 +413,7 @@ class Run:
 def _cut(group: _Group, size: int, generator: torch.Generator) -> list[Tensor]:
     """Cut the shuffled edges (E,) of a group into batches; with ``in_runs`` those of a relation stay together."""
     order = torch.randperm(len(group), generator=generator)
-    if group.in_runs:
+    if group.in_runs and len(group):
         numbers = group.numbers.cpu()
         place = torch.randperm(int(numbers.max()) + 1, generator=generator)
         order = order[place[numbers[order]].argsort(stable=True)]

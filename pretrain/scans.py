@@ -33,6 +33,7 @@ from recokit.table.ids import arrow_of
 Columns = Mapping[str, str]  # a role, such as "source", to the name of its column
 _IDS = ("source", "target", "relation")
 _TEXT_FILE = re.compile(r"\.(csv|tsv|txt)(\.gz|\.zst)?$")
+_DELIMITERS = {"csv": ",;\t|", "tsv": "\t", "txt": "\t,;| "}  # the first of them that a file's first line has
 _LARGER = {"UBIGINT", "HUGEINT", "UHUGEINT"}  # integers that int64 may not hold
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", *_LARGER}
 _FLOATS = {"FLOAT", "DOUBLE"}
@@ -84,7 +85,31 @@ def scan_file(db: duckdb.DuckDBPyConnection, path: str | Path, what: str) -> Sca
     """Scan a path or a glob of Parquet or of CSV."""
     # Folders named like ``source=web`` must not overwrite columns, and a column that one file lacks is not lost.
     arguments = (literal(str(path)), "hive_partitioning = false", "union_by_name = true")
-    return Scan(db, what, "read_csv" if _TEXT_FILE.search(str(path)) else "read_parquet", arguments)
+    text_file = _TEXT_FILE.search(str(path))
+    return _scan_text(db, arguments, text_file[1], what) if text_file else Scan(db, what, "read_parquet", arguments)
+
+
+def _scan_text(db: duckdb.DuckDBPyConnection, arguments: tuple[str, ...], suffix: str, what: str) -> Scan:
+    """Scan files of text whose rows are all equally wide; left to itself, DuckDB skips rows until the rest are."""
+    # A line as one column: no file of text has the delimiter \x01.
+    line = "auto_detect = false, header = false, strict_mode = false, delim = '\x01', quote = '', escape = ''"
+    line_of = Scan(db, what, "read_csv", (arguments[0], line, "columns = {'line': 'VARCHAR'}"))
+    found = "".join(str(row[0]) for row in line_of.rows("line", "WHERE line IS NOT NULL LIMIT 1"))
+    first = re.sub(r'"[^"]*"', "", found)  # what is quoted parts nothing
+    candidates = _DELIMITERS[suffix]
+    delimiter = next((one for one in candidates if one in first), candidates[0])
+    strict = f"delim = {literal(delimiter)}, skip = 0, comment = '', strict_mode = true, null_padding = false"
+    quoted = "quote = '\"'"
+    scan = Scan(db, what, "read_csv", (*arguments, strict, *([] if delimiter == "\t" else [quoted])))
+    with readable(what):
+        try:
+            db.sql(f"DESCRIBE SELECT * FROM {scan.sql}").fetchall()
+        except duckdb.InvalidInputException:  # says that widths differ, but not where: read all as wide as the first
+            columns = ", ".join(f"'column{number}': 'VARCHAR'" for number in range(first.count(delimiter) + 1))
+            wide = (arguments[0], strict, quoted, f"auto_detect = false, header = false, columns = {{{columns}}}")
+            db.sql(f"SELECT count(*) FROM {dataclasses.replace(scan, arguments=wide).sql}").fetchall()
+            raise
+    return scan
 
 
 def scan_frame(
@@ -215,6 +240,6 @@ def readable(what: str) -> Iterator[None]:
     """Turn what DuckDB and Arrow raise on unreadable data into a DataError of one line."""
     try:
         yield
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
+    except (duckdb.Error, pa.ArrowException, OSError, UnicodeError) as error:
         reason = " ".join(str(error).splitlines()[:3])  # of a CSV file: the place, the line, the matter
         raise DataError(f"{what} cannot be read: {reason}") from error

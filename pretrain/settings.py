@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pretrain.config import Relation, TrainConfig, check_choice
-from pretrain.graph import Graph, Unknown
+from pretrain.graph import Graph, Unknown, check_seed
 from pretrain.tune import check_space
 from recokit.errors import ConfigError, RecokitError, closest
 from recokit.table.folder import check_name, local_path
@@ -122,6 +122,8 @@ def load_settings(path: str | Path) -> Settings:
         content = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} is not a configuration: its values are nested too deeply") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     return _Reading(path, text).settings(content)
@@ -208,6 +210,11 @@ class _Reading:
             message = "entity has no use beside [[relation]] tables: these say the types of their ends"
             raise self._error("triples", "entity", message)
         named = {row.get("id", row["name"]): relation for row, relation in zip(rows, relations, strict=True)}
+        said = [str(row.get("id", row["name"])) for row in rows]
+        for number, row in enumerate(rows):
+            if said[number] in said[:number]:
+                message = f"two relations are called {said[number]!r} by the triples, expected one"
+                raise self._error("relation", "id" if "id" in row else "name", message, number)
         rest = {key: value for key, value in table.items() if key != "path"}
         return {"data": path, **rest} | ({"relations": named} if named else {})
 
@@ -226,6 +233,8 @@ class _Reading:
         split = self._table(content, name, _SPLIT)
         if split and ("fraction" in split) == ("at" in split):
             raise self._error(name, None, "give either fraction or at")
+        with self._at(name, "seed"):
+            check_seed(split.get("seed", 0))
         return split
 
     def _entities(self, content: dict[str, Any], types: Collection[str]) -> dict[str, dict[str, Any]]:

@@ -26,7 +26,8 @@ class Sampled:
 
     rows: Tensor  # (N,)
     log_expected: Tensor | None = None  # (N,) log of how often the draw gives each of them, for the logQ correction
-    known: Tensor | None = None  # (2, A) pairs (edge, negative) that are known edges
+    known: Tensor | None = None  # (2, A) pairs (question, negative) that are known edges
+    questions: Tensor | None = None  # (B,) the question of every edge, below B; None: every edge has its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +149,9 @@ class Step:
             unique, which = _distinct(batch.relations if relations is None else relations)
             accidental = rows[asked][:size, None] == sampled.rows  # (B, N)
             if sampled.known is not None:
-                accidental[sampled.known[0], sampled.known[1]] = True
+                known = torch.zeros_like(accidental)
+                known[sampled.known[0], sampled.known[1]] = True
+                accidental |= known if sampled.questions is None else known[sampled.questions]
             anchor_bias, asked_bias = biases[anchor], biases[asked]
             for relation_row, at, among, own_which in _parts(form, unique, which, size, len(rows[asked])):
                 answer = self._ask(

@@ -8,6 +8,7 @@ same seed gives the same bytes, killed and resumed or not.
 
 __all__ = ["train"]
 
+import copy
 import dataclasses
 import math
 import time
@@ -22,8 +23,9 @@ import torch
 from torch import Tensor
 
 from pretrain.checkpoint import Checkpoints
-from pretrain.config import TrainConfig
+from pretrain.config import Sides, TrainConfig
 from pretrain.evaluate import evaluate
+from pretrain.export import load_previous
 from pretrain.graph import Graph
 from pretrain.model import Model
 from pretrain.reach import check_reach
@@ -43,7 +45,7 @@ def train(
     *,
     device: str | torch.device | None = None,
     callback: Callback | None = None,
-    previous: Model | None = None,
+    previous: Model | str | Path | None = None,
     carry_state: bool = True,
     validation: Graph | None = None,
     checkpoint: str | Path | None = None,
@@ -62,8 +64,9 @@ def train(
         callback: Called with a mapping after every step (``event="step"``: epoch, epochs, edges done, edges in the
             epoch) and after every epoch (``event="epoch"``: epoch, epochs, loss, edges_per_second, losses, and the
             metric where it was validated). What it raises ends the training.
-        previous: Start from this model (TwHIN 7.2): vectors, relations and the optimizer's state are carried by id, new
-            entities start from their neighbours (Eq. 5) or, without any, at random.
+        previous: Start from this model, or from a version's or model's folder (TwHIN 7.2): vectors, relations and the
+            optimizer's state are carried by id, new entities start from their neighbours (Eq. 5) or, without any, at
+            random.
         carry_state: Carry the optimizer's state too; without it the first steps undo much of the start.
         validation: Held-out edges to look at every ``config.evaluate_every`` epochs; the best epoch's model is
             returned, and with ``config.patience`` training ends early.
@@ -85,12 +88,17 @@ def train(
     device = _device(device)
     if not any(len(edges) for edges in graph.edges.values()):
         raise DataError("train: the graph has no edges")
-    if (config.patience or config.restarts > 1) and validation is None:
-        raise ConfigError("patience and restarts need a validation graph, whose metric they look at")
+    if isinstance(previous, str | Path):
+        previous = load_previous(previous)
+    _check_validation(graph, config, validation)
     _check_alpha(graph, config, previous)
     check_reach(graph.relations.values(), config)
     models = []
-    with _matmul_precision(config.precision), _determinism(config.deterministic and device.type == "cuda"):
+    with (
+        _matmul_precision(config.precision),
+        _determinism(config.deterministic and device.type == "cuda"),
+        _memory_errors(),
+    ):
         for number in range(config.restarts):
             own = dataclasses.replace(config, seed=config.seed + number)
             run = Run(graph, own, device)
@@ -112,6 +120,24 @@ def _best_metric(model: Model) -> float:
     return max((record.get(model.config.metric, -math.inf) for record in model.epochs), default=-math.inf)
 
 
+def _check_validation(graph: Graph, config: TrainConfig, validation: Graph | None) -> None:
+    """Refuse a validation part that would say nothing, before an epoch has gone into it."""
+    if validation is None:
+        if config.patience or config.restarts > 1:
+            raise ConfigError("patience and restarts need a validation graph, whose metric they look at")
+        return
+    asked = [name for name, edges in validation.edges.items() if len(edges)]
+    if not asked:
+        raise DataError("train: the validation graph has no edges")
+    for name in asked:
+        if name not in graph.relations:
+            raise ConfigError(
+                f"validation has edges of {name!r}, which is not trained; {closest(name, graph.relations)}"
+            )
+    if config.evaluate_every > config.epochs:
+        raise ConfigError(f"evaluate_every is {config.evaluate_every}, so {config.epochs} epochs are never validated")
+
+
 def _check_alpha(graph: Graph, config: TrainConfig, previous: Model | None) -> None:
     """Refuse a penalty on leaving a model that is not there, or of an entity type that is not."""
     alphas = config.alpha if isinstance(config.alpha, Mapping) else {}
@@ -119,7 +145,7 @@ def _check_alpha(graph: Graph, config: TrainConfig, previous: Model | None) -> N
         if entity not in graph.entities:
             raise ConfigError(f"alpha names the entity type {entity!r}; {closest(entity, graph.entities)}")
     if previous is None and any(alphas.values() if alphas else (config.alpha,)):
-        raise ConfigError("alpha holds vectors near those of a previous model: give previous=")
+        raise ConfigError("alpha holds vectors near those of a previous model: give previous")
 
 
 class _Training:
@@ -142,11 +168,11 @@ class _Training:
         while self.epoch <= self.config.epochs and not self._out_of_patience():
             self._train_epoch()
         self._checkpoint()
-        for name, tensor in self.run.tensors().items():  # the last steps have no loss to tell
-            if not torch.isfinite(tensor).all():
+        for name, tensor in self.run.tensors().items():
+            if name in self.best:
+                tensor.copy_(self.best[name])
+            if not torch.isfinite(tensor).all():  # the last steps have no loss to tell
                 raise DataError(f"train: what was learned of {name!r} is not finite; try a lower learning_rate")
-        for name, tensor in self.best.items():
-            self.run.tensors()[name].copy_(tensor)
         meta = {**_meta(self.run.graph), **meta}
         if self.best:
             meta["best_epoch"] = self._best_epoch()
@@ -189,20 +215,25 @@ class _Training:
             self.best = {name: tensor.clone() for name, tensor in self.run.tensors().items()}
         if self.callback:
             event = {"event": "epoch", "epochs": self.config.epochs, "edges_per_second": speed}
-            self.callback({**event, **record})
+            self.callback({**event, **copy.deepcopy(record)})
         self.epoch, self.batch = self.epoch + 1, 0
         self.losses.zero_()
         if self.checkpoints and self.checkpoints.due():
             self._checkpoint()
 
     def _validate(self, validation: Graph) -> float:
-        metric = self.config.metric
-        cut = int(metric.partition("@")[2] or 10)
-        # The validation edges may be of any relation; an entity that was never trained on is as hard as it is.
-        evaluation = evaluate(
-            self.run.model([], {}), validation, known=self.run.graph, k=(cut,), sides=self.config.sides, name="run"
-        )
-        return evaluation.value(metric)
+        """Measure the metric over all questions that the training asks: of each relation, on its own sides."""
+        config, graph = self.config, self.run.graph
+        cut = int(config.metric.partition("@")[2] or 10)
+        by_sides: dict[Sides, list[str]] = {}
+        for name in (name for name, edges in validation.edges.items() if len(edges)):
+            by_sides.setdefault(graph.relations[name].sides or config.sides, []).append(name)
+        model, total, questions = self.run.model([], {}), 0.0, 0
+        for sides, names in by_sides.items():
+            evaluation = evaluate(model, validation, known=graph, k=(cut,), sides=sides, relations=names)
+            total += evaluation.value(config.metric) * len(evaluation.ranks)
+            questions += len(evaluation.ranks)
+        return total / questions
 
     def _best_epoch(self) -> int:
         """Return the first epoch with the best metric; 0 where there is none."""
@@ -299,6 +330,17 @@ def _determinism(wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Raise what torch says of memory on the CPU as the error that it is; a GPU's is told apart already."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        raise MemoryError(str(error).strip().splitlines()[-1]) from error
+
+
+@contextmanager
 def _matmul_precision(precision: str) -> Iterator[None]:
     """Allow bfloat16 inside float32 matrix products under ``"auto"``, for the time of a run."""
     before = torch.get_float32_matmul_precision()
@@ -314,10 +356,11 @@ def _meta(graph: Graph) -> dict[str, Any]:
     sketches = []
     for name, relation in graph.relations.items():
         edges = graph.edges[name]
-        ends = [  # dictionaries, so that every id is hashed once
-            pa.DictionaryArray.from_arrays(pa.array(rows), graph.entities[entity])
-            for rows, entity in ((edges.sources, relation.source), (edges.targets, relation.target))
-        ]
+        ends = []
+        for rows, entity in ((edges.sources, relation.source), (edges.targets, relation.target)):
+            used, codes = np.unique(rows, return_inverse=True)  # a dictionary of these alone: each is hashed once
+            ids = graph.entities[entity].take(pa.array(used))
+            ends.append(pa.DictionaryArray.from_arrays(pa.array(codes), ids))
         sketch = edge_sketch(*ends, size=_SKETCH_SIZE)
         sketches.append({"relation": name, "source": relation.source, "target": relation.target, **sketch})
     return {

@@ -15,7 +15,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,15 @@ import torch
 from pretrain.config import TrainConfig
 from pretrain.graph import Graph
 from pretrain.train import train
-from recokit.errors import ConfigError, DataError, MissingDependencyError, RecokitError, VersionError, closest
+from recokit.errors import (
+    ConfigError,
+    DataError,
+    FormatError,
+    MissingDependencyError,
+    RecokitError,
+    VersionError,
+    closest,
+)
 from recokit.table.folder import json_object, manifest_value, read_manifest, write_json
 
 if TYPE_CHECKING:
@@ -38,6 +46,15 @@ _FORMAT = "tuning/1"
 _FIELDS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 _RANGE_KEYS = ("low", "high", "log")
 _STATES = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}  # ours, the best first, to Optuna's
+_RECORD: Mapping[str, Any] = {  # what the journal holds of a trial beside its number
+    "state": str,
+    "value": float | int | None,
+    "epoch": int | None,
+    "seconds": float | int,
+    "error": str | None,
+    "settings": dict,
+    "curve": list,
+}
 _STARTUP_TRIALS = 5  # that are drawn by chance, and before which none is stopped
 _UNTOUCHED = 1 / 3  # share of the epochs in which a trial is not stopped
 
@@ -104,9 +121,10 @@ def tune(
             settings, curve).
 
     Raises:
-        ConfigError: A setting does not exist, or values of the space do not go together.
+        ConfigError: A setting does not exist, values of the space do not go together, or the journal's folder is not
+            there.
         DataError: No trial came to an end.
-        FormatError: The journal is no journal.
+        FormatError: The journal is no journal, or a trial in it is damaged.
         VersionError: The journal is of another search.
         MissingDependencyError: Optuna is not installed.
     """
@@ -116,13 +134,14 @@ def tune(
     check_space(space, config)
     search = _identity(graph, validation, config, space)
     records = [] if journal is None else _read(Path(journal), search)
-    every = _combinations(space)
+    every = _combinations(space, trials)
     started = time.monotonic()
     while len(records) < trials and (seconds is None or time.monotonic() - started < seconds):
         left = None
-        if every is not None and len(every) <= trials:
-            left = [settings for settings in every if settings not in [record["settings"] for record in records]]
-            if not left:
+        if every is not None:
+            tried = [record["settings"] for record in records]
+            left = next((settings for settings in every if settings not in tried), None)
+            if left is None:
                 break
         trial = _ask(space, records, config.seed, left)
         records.append(_try(trial, graph, validation, config, device=device, callback=callback))
@@ -150,12 +169,20 @@ def require_optuna() -> None:
 
 
 def check_space(space: Space, config: TrainConfig) -> None:
-    """Raise a ConfigError unless every setting exists and all values of the space go together."""
-    ends = [_ends(name, values) for name, values in space.items()]
-    for chosen in itertools.product(*ends):
-        tried = dataclasses.replace(config, **dict(zip(space, chosen, strict=True)))  # checks them
-        if tried.evaluate_every > tried.epochs:
-            raise ConfigError(f"tune: evaluate_every is {tried.evaluate_every}, so {tried.epochs} epochs show no value")
+    """Raise a ConfigError unless every setting exists and all values of the space go together.
+
+    What a configuration refuses is a value or a pair of values, so each of them is tried once among the first values
+    of the other settings, and not every combination.
+    """
+    ends = {name: _ends(name, values) for name, values in space.items()}
+    first = {name: values[0] for name, values in ends.items()}
+    for names in itertools.chain(itertools.combinations(ends, 1), itertools.combinations(ends, 2)):
+        for chosen in itertools.product(*(ends[name] for name in names)):
+            tried = dataclasses.replace(config, **{**first, **dict(zip(names, chosen, strict=True))})  # checks them
+            if tried.evaluate_every > tried.epochs:
+                raise ConfigError(
+                    f"tune: evaluate_every is {tried.evaluate_every}, so {tried.epochs} epochs show no value"
+                )
 
 
 def _ends(name: str, values: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
@@ -186,9 +213,9 @@ def _range_ends(name: str, values: Mapping[str, Any]) -> list[Any]:
     return [low, high]
 
 
-def _combinations(space: Space) -> list[dict[str, Any]] | None:
-    """Return all settings that a space of lists alone has."""
-    if any(isinstance(values, Mapping) for values in space.values()):
+def _combinations(space: Space, most: int) -> list[dict[str, Any]] | None:
+    """Return all settings that a space of lists alone has; None where there are ranges, or more than ``most``."""
+    if any(isinstance(values, Mapping) for values in space.values()) or math.prod(map(len, space.values())) > most:
         return None
     return [dict(zip(space, chosen, strict=True)) for chosen in itertools.product(*space.values())]
 
@@ -210,9 +237,9 @@ def _distributions(space: Space) -> "dict[str, optuna.distributions.BaseDistribu
 
 
 def _ask(
-    space: Space, records: Sequence[Mapping[str, Any]], seed: int, left: Sequence[dict[str, Any]] | None
+    space: Space, records: Sequence[Mapping[str, Any]], seed: int, settings: dict[str, Any] | None
 ) -> "optuna.Trial":
-    """Return the next trial: drawn after the earlier ones, or the first of what is left to try."""
+    """Return the next trial: of the settings given, or drawn after the earlier ones."""
     import optuna
 
     own_seed = np.random.SeedSequence([seed, len(records)]).generate_state(1).item()
@@ -235,8 +262,8 @@ def _ask(
                 intermediate_values=dict(record["curve"]),
             )
         )
-    if left:
-        study.enqueue_trial(left[0])
+    if settings is not None:
+        study.enqueue_trial(settings)
     return study.ask(distributions)
 
 
@@ -318,8 +345,12 @@ def _identity(graph: Graph, validation: Graph, config: TrainConfig, space: Space
 
 def _read(journal: Path, search: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the trials of a search that was written down; none where there is no file."""
+    if not journal.parent.is_dir():
+        raise ConfigError(f"tune: there is no folder {journal.parent} to keep the journal {journal.name} in")
     if not journal.exists():
         return []
+    if journal.is_dir():
+        raise FormatError(f"{journal} is a folder, not the journal of a search")
     manifest = read_manifest(journal.parent, journal.name, _FORMAT)
     theirs = manifest_value(journal, manifest, "search", dict)
     for key in {**search, **theirs}:
@@ -328,7 +359,27 @@ def _read(journal: Path, search: Mapping[str, Any]) -> list[dict[str, Any]]:
                 f"{journal} is of another search: {key} was {theirs.get(key)!r} and is {search.get(key)!r}; "
                 "go on with what was, or remove the file"
             )
-    return manifest_value(journal, manifest, "trials", list)
+    records = manifest_value(journal, manifest, "trials", list)
+    for number, record in enumerate(records):
+        if not _is_record(record, number, search["space"]):
+            raise FormatError(
+                f"{journal}: trials[{number}] is {record!r}, expected trial {number} with "
+                f"{', '.join(_RECORD)} and a value of each setting searched; remove the file"
+            )
+    return records
+
+
+def _is_record(record: Any, number: int, names: Iterable[str]) -> bool:
+    """Say whether this is what ``_try`` returned for the trial of this number."""
+    return (
+        isinstance(record, dict)
+        and record.keys() == {"trial", *_RECORD}
+        and all(isinstance(record[key], kind) for key, kind in _RECORD.items())
+        and (record["trial"], record["state"] in _STATES) == (number, True)
+        and not (record["state"] == "complete" and record["value"] is None)
+        and record["settings"].keys() == set(names)
+        and all(isinstance(point, list) and len(point) == 2 for point in record["curve"])
+    )
 
 
 def _write(journal: Path, search: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:

@@ -126,5 +126,7 @@ def _neighbor_edges(run: Run, name: str) -> NeighborEdges:
         edges.sources,
         edges.targets,
         run.edge_weights(name),
-        learned(reverse, source=relation.target, target=relation.source) if reverse in run.rows else None,
+        learned(reverse, source=relation.target, target=relation.source)
+        if run.config.reciprocal and reverse in run.rows and reverse not in run.graph.relations
+        else None,
     )

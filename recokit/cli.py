@@ -5,7 +5,7 @@ so that this package needs no trainer.  People get tables, machines get ``--json
 standard error and exit code 2.
 """
 
-__all__ = ["app", "emit", "find_relation", "main", "text_table"]
+__all__ = ["app", "emit", "end_table", "find_relation", "main", "text_table"]
 
 import json
 import re
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from recokit.table import EmbeddingTable, RelationParameters, Version
+    from recokit.table.relations import Side
 
 _NUMBER = re.compile(r"[-+]?[\d.,]+( .*)?")  # with what stands behind it: ± 0.1, [0.2, 0.3]
 
@@ -163,7 +164,7 @@ def neighbors(
         chosen = find_relation(opened, relation)
         if chosen.source != queries.entity:
             raise ConfigError(f"{relation!r} starts at {chosen.source!r}, but table {table!r} holds {queries.entity!r}")
-    target = queries if chosen is None else opened.table(chosen.target)
+    target = queries if chosen is None else end_table(opened, chosen.name, "target")
     found = CandidateGenerator(ExactIndex.build(target), queries, chosen)(
         _typed_ids(ids, queries.id_type), k=min(k, len(target))
     )
@@ -199,7 +200,7 @@ def evaluate(
     opened = open_version(path)
     ends = find_relation(opened, relation)
     columns = {"query": source, "candidate": target}
-    queries, items = opened.table(ends.source), opened.table(ends.target)
+    queries, items = end_table(opened, relation, "source"), end_table(opened, relation, "target")
     types = {"query": queries.id_type, "candidate": items.id_type}
     # As text first: ids such as 007 are strings to the table, whatever they look like.
     relevant = _typed(read_frame(pairs, columns, id_type="string"), types, pairs)
@@ -249,6 +250,15 @@ def find_relation(version: "Version", name: str) -> "RelationParameters":
     if name not in version.relations:
         raise ConfigError(f"version {version.name!r} has no relation {name!r}; {closest(name, version.relations)}")
     return version.relations[name]
+
+
+def end_table(version: "Version", relation: str, side: "Side") -> "EmbeddingTable":
+    """Open the table of a relation's sources or targets; a ConfigError says which is missing."""
+    name = version.table_of(relation, side)
+    if name is None:
+        entity = getattr(version.relations[relation], side)
+        raise ConfigError(f"version {version.name!r} has no table of {entity!r}, the {side} of {relation!r}")
+    return version.table(name)
 
 
 def _typed_ids(ids: list[str], id_type: str) -> list[Any]:

@@ -109,15 +109,23 @@ def fill_from_neighbors(
 
     Raises:
         ConfigError: ``iterations`` is less than 1, or the comparator does not exist.
+        DataError: A weight is negative or not finite.
     """
     if iterations < 1:
         raise ConfigError(f"iterations has to be at least 1, not {iterations}")
     check_comparator(comparator)
     filled = {entity: Filled(np.where(mask, 0, -1), np.zeros(len(mask), np.int64)) for entity, mask in known.items()}
-    halves = [half for part in edges for half in _halves(part, comparator)]
+    halves = [
+        (half, half.by_neighbor(len(known[half.neighbor]))) for part in edges for half in _halves(part, comparator)
+    ]
+    # A row without a vector has no neighbour of an earlier round than the last: that would have filled it.
+    latest = {entity: np.flatnonzero(mask) for entity, mask in known.items()}
     for number in range(1, iterations + 1):
         # Before anything of this round is filled: no vector depends on the order of types or relations.
-        reached = [half for half in (half.usable(filled) for half in halves) if len(half.rows)]
+        leaving = [half.take(np.sort(edges_of[latest[half.neighbor]].indices)) for half, edges_of in halves]
+        unfilled = [half.take(np.flatnonzero(filled[half.entity].rounds[half.rows] < 0)) for half in leaving]
+        reached = [half for half in unfilled if len(half.rows)]
+        latest = {entity: np.zeros(0, np.int64) for entity in known}
         for entity in {half.entity for half in reached}:
             to_entity = [half for half in reached if half.entity == entity]
             rows, means, counts = _means(to_entity, vectors, comparator)
@@ -126,6 +134,7 @@ def fill_from_neighbors(
             vectors[entity][rows] = means
             filled[entity].rounds[rows] = number
             filled[entity].neighbors[rows] = counts
+            latest[entity] = rows
         if not reached:
             break
     return filled
@@ -201,7 +210,7 @@ def inductive_vectors(
             relations[name],
             nodes[relations[name].source].rows[name, "source"],
             nodes[relations[name].target].rows[name, "target"],
-            _edge_weights(name, frame) * weights[name],
+            _edge_weights(name, frame, weights[name]),
             _reciprocal(relations, name),
         )
         for name, frame in frames.items()
@@ -245,18 +254,28 @@ class _Half:
     weights: NDArray[np.float64]
     move: Callable[[NDArray[Any]], NDArray[Any]]
 
-    def usable(self, filled: Mapping[str, Filled]) -> "_Half":
-        """Return the edges from neighbours with a vector to rows without one."""
-        there = filled[self.neighbor].rounds[self.neighbor_rows] >= 0
-        use = there & (filled[self.entity].rounds[self.rows] < 0) & (self.weights > 0)
-        rows, others, weights = self.rows[use], self.neighbor_rows[use], self.weights[use]
+    def take(self, edges: Rows) -> "_Half":
+        """Return some of the edges, by their positions."""
+        rows, others, weights = self.rows[edges], self.neighbor_rows[edges], self.weights[edges]
         return _Half(self.entity, rows, self.neighbor, others, weights, self.move)
+
+    def by_neighbor(self, count: int) -> sparse.csr_matrix:
+        """Return a matrix (count, E) whose row of a neighbour has the positions of its edges as columns."""
+        edges = np.arange(len(self.rows))
+        return sparse.csr_matrix((np.ones(len(edges), np.bool_), (self.neighbor_rows, edges)), (count, len(edges)))
 
 
 def _halves(edges: NeighborEdges, comparator: Comparator) -> Iterator[_Half]:
     """Cut edges into those that lead to targets and those that lead to sources."""
-    relation, sources, targets = edges.relation, edges.sources, edges.targets
-    weights = np.ones(len(sources)) if edges.weights is None else np.asarray(edges.weights, np.float64)
+    relation = edges.relation
+    weights = np.ones(len(edges.sources)) if edges.weights is None else np.asarray(edges.weights, np.float64)
+    if len(bad := np.flatnonzero(~((weights >= 0) & (weights < np.inf)))):
+        raise DataError(
+            f"relation {relation.name!r}: edge {bad[0]} has the weight {weights[bad[0]]}, expected a finite number of "
+            "0 or more"
+        )
+    use = weights > 0
+    sources, targets, weights = edges.sources[use], edges.targets[use], weights[use]
     to_target, to_source = _moves(relation, comparator)
     if edges.reciprocal is not None:
         to_source = _moves(edges.reciprocal, comparator)[0]
@@ -285,6 +304,10 @@ def _means(
         width += len(seen)
     rows, row = np.unique(np.concatenate([half.rows for half in halves]), return_inverse=True)
     weights = np.concatenate([half.weights for half in halves])
+    # Only their proportions count: by a power of two, which rounds nothing, a row's largest comes to 0.5 to 1.
+    largest = np.zeros(len(rows))
+    np.maximum.at(largest, row, weights)
+    weights = np.ldexp(weights, -np.frexp(largest)[1][row])
     # One row an entity, one column a neighbour, relation and direction; parallel edges are summed.
     matrix = sparse.csr_matrix((weights, (row, np.concatenate(columns))), shape=(len(rows), width))
     return (
@@ -441,10 +464,10 @@ def _relation_weights(given: Mapping[str, float], edges: Mapping[str, Any]) -> d
     return {name: given.get(name, 1.0) for name in edges}
 
 
-def _edge_weights(name: str, frame: pd.DataFrame) -> NDArray[np.float64]:
-    """Return the weights (E,) of a relation's edges."""
+def _edge_weights(name: str, frame: pd.DataFrame, of_relation: float) -> NDArray[np.float64]:
+    """Return the weights (E,) of a relation's edges times the relation's own."""
     if "weight" not in frame:
-        return np.ones(len(frame))
+        return np.full(len(frame), of_relation, np.float64)
     try:
         weights = frame["weight"].to_numpy(np.float64, na_value=np.nan)
     except (ValueError, TypeError) as error:
@@ -454,7 +477,8 @@ def _edge_weights(name: str, frame: pd.DataFrame) -> NDArray[np.float64]:
             f"edges of {name!r}: {len(bad)} of {len(weights)} weights are no number of 0 or more, the first is "
             f"{weights[bad[0]]} in row {bad[0]}"
         )
-    return weights
+    with np.errstate(over="ignore"):  # a product that is infinite is refused with all other weights
+        return weights * of_relation
 
 
 def _reciprocal(relations: Mapping[str, RelationParameters], name: str) -> RelationParameters | None:

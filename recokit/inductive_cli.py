@@ -55,8 +55,8 @@ def inductive(
         relation = find_relation(version, name)
         frames[name] = frame = _read_edges(file, renamed.get(name))
         for column, end in (("source", relation.source), ("target", relation.target)):
-            if end in version.tables:
-                tables[end] = version.table(end)
+            if (table := version.table_of(name, "source" if column == "source" else "target")) is not None:
+                tables[end] = version.table(table)
                 if tables[end].id_type == "string":  # what a file writes as numbers
                     frame[column] = frame[column].astype(str)
             if end == entity:

@@ -14,6 +14,8 @@ side, of a width that is drawn anew for every centre; where the order means noth
 
 __all__ = ["skipgram_queries", "skipgram_table"]
 
+import math
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -21,7 +23,8 @@ from numpy.typing import NDArray
 
 from recokit.errors import ConfigError, DataError, MissingDependencyError
 from recokit.metrics.arrays import as_pairs, at_least_one
-from recokit.table import EmbeddingTable
+from recokit.table import EmbeddingTable, id_array
+from recokit.table.ids import id_type_of
 
 _LONGEST = 10_000  # gensim drops what stands behind it in a sentence
 
@@ -69,8 +72,14 @@ def skipgram_table(
     """
     for name, value in {"dim": dim, "window": window, "negatives": negatives, "epochs": epochs}.items():
         at_least_one(value, name)
-    if not learning_rate > 0.0:
-        raise ConfigError(f"learning_rate has to be positive, not {learning_rate}")
+    if not 0.0 < learning_rate < math.inf:
+        raise ConfigError(f"learning_rate has to be positive and finite, not {learning_rate}")
+    if not math.isfinite(power):
+        raise ConfigError(f"power has to be finite, not {power}")
+    if not 0.0 <= subsample < math.inf:
+        raise ConfigError(f"subsample has to be 0 or more and finite, not {subsample}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed has to be an integer from 0 to 2**32 - 1, not {seed!r}")
     try:
         from gensim.models import Word2Vec
     except ImportError as error:
@@ -115,8 +124,9 @@ def skipgram_queries(
         sequences: Their items; of those that the table does not have nothing is taken.
         group: Column of who asks.
         item: Column of the items.
-        own: Take the group's own vector where it is an item itself, as TwHIN queries accounts with accounts. False
-            takes the mean for all; a group without any item of the table is then left out.
+        own: Take the group's own vector where it is an item itself, as TwHIN queries accounts with accounts; groups
+            whose ids are of another type than the items' are none. False takes the mean for all; a group without any
+            item of the table is then left out.
 
     Returns:
         A table of the same entity, version and comparator, of the groups in ascending order.
@@ -131,7 +141,7 @@ def skipgram_queries(
     count = np.bincount(code, minlength=len(groups))
     vectors = summed / np.maximum(count, 1)[:, None].astype(np.float32)
     known = count > 0
-    if own:
+    if own and id_type_of(id_array(groups)) == table.id_type:
         mine = table.rows(groups)
         vectors[mine >= 0] = table.vectors[mine[mine >= 0]]
         known |= mine >= 0

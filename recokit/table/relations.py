@@ -204,7 +204,7 @@ def read_relations(folder: Path) -> dict[str, RelationParameters]:
     """Read the relations of a version by name; their parameters are views of the mapped blocks.
 
     Raises:
-        FormatError: An entry is incomplete, or its row is not in its block.
+        FormatError: An entry is incomplete, its row is not in its block, or its reciprocal is not among them.
     """
     path = folder / _MANIFEST
     entries = read_json(path)
@@ -234,6 +234,13 @@ def read_relations(folder: Path) -> dict[str, RelationParameters]:
             )
         except (ConfigError, DataError) as error:
             raise FormatError(f"{path}: {error}") from error
+    for name, relation in relations.items():
+        other = relation.reciprocal
+        if other is not None and not (isinstance(other, str) and other in relations):
+            raise FormatError(
+                f"{path}: relation {name!r} names the reciprocal {other!r}, which is not among the relations; "
+                f"{closest(str(other), relations)}"
+            )
     return relations
 
 

@@ -46,7 +46,7 @@ from recokit.table.folder import (
     write_json,
     write_npy,
 )
-from recokit.table.relations import RelationParameters, read_relations, write_relations
+from recokit.table.relations import RelationParameters, Side, read_relations, write_relations
 from recokit.table.vectors import EmbeddingTable
 
 FORMAT = "embedding-version/1"
@@ -129,6 +129,18 @@ class Version:
         if name not in self._opened:
             self._opened[name] = EmbeddingTable.load(entry.path)
         return self._opened[name]
+
+    def table_of(self, relation: str, side: Side) -> str | None:
+        """Return the name of the table of a relation's sources or targets, of its own network; None if there is none.
+
+        Networks name their relations ``<relation>-<network>``, as they name their tables.
+        """
+        entity = getattr(self.relations[relation], side)
+        entries = [each for each in self.tables.values() if (each.entity, each.kind) == (entity, "vectors")]
+        own = [each for each in entries if each.network and relation.endswith(f"-{each.network}")]
+        plain = [each for each in entries if each.name == entity]
+        found = max(own, key=lambda each: len(each.network or ""), default=None) or next(iter(plain), None)
+        return None if found is None else found.name
 
     @cached_property
     def state(self) -> Mapping[str, NDArray[Any]]:

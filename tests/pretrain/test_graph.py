@@ -378,3 +378,9 @@ def test_fractions_of_a_time_count_in_a_split():
     known, held_out = graph.split(at=1.2)
     assert known.edges["r"].times.tolist() == [0.4, 0.6]
     assert held_out.edges["r"].times.tolist() == [1.2, 1.5]
+
+
+def test_a_second_header_of_another_width_is_refused(tmp_path):
+    (tmp_path / "r.csv").write_text("source,target\n1,2\n3,4\nsource,target,weight\n5,6,1\n")
+    with pytest.raises(DataError, match=r"r.csv. cannot be read: .*Line: 4 .*Expected Number of Columns: 2 Found: 3"):
+        Graph.from_files({"r": tmp_path / "r.csv"}, [Relation("r", "user", "item")])

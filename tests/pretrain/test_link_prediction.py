@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from untrained import untrained_model
 
 from pretrain import Graph, Relation, TrainConfig, evaluate
+from pretrain.comparators import COMPARATORS as MODEL_COMPARATORS
 from pretrain.edges import Edges
 from pretrain.ranks import Sample
 from recokit.errors import ConfigError, DataError
@@ -339,7 +340,9 @@ def test_a_sample_is_count_different_rivals_for_every_question(kind, seed, count
     degrees = rng.integers(0, 4, 20)
     degrees[0] = 1
     excluded = np.unique(rng.integers(0, [[5], [20]], (2, 25)), axis=1)
-    drawn, left = Sample(kind, count, 0).draw(rng, degrees, excluded, 5)
+    sample = Sample(kind, count, 0)
+    drawn = sample.draw(rng, degrees, max(np.bincount(excluded[0])))
+    left = sample.left(drawn, 20, excluded, 5)
     possible = set(range(20)) if kind == "uniform" else set(np.flatnonzero(degrees).tolist())
     assert len(set(drawn.tolist())) == len(drawn)
     for question in range(5):
@@ -354,8 +357,9 @@ def test_samples_are_drawn_evenly_or_in_proportion_to_training_edges():
     for kind, shares in (("uniform", [1 / 3, 1 / 3, 1 / 3, 0]), ("prevalence", [0, 1 / 4, 3 / 4, 0])):
         drawn = np.zeros(4)
         for _ in range(4000):
-            columns, left = Sample(kind, 1, 0).draw(rng, degrees, np.array([[0], [3]]), 1)
-            drawn[np.delete(columns, left[1])] += 1
+            sample = Sample(kind, 1, 0)
+            columns = sample.draw(rng, degrees, 1)
+            drawn[np.delete(columns, sample.left(columns, 4, np.array([[0], [3]]), 1)[1])] += 1
         np.testing.assert_allclose(drawn / 4000, shares, atol=0.03)  # four standard deviations of a share of 1/3
 
 
@@ -367,12 +371,12 @@ def test_ranks_among_a_sample_agree_with_the_slow_version(kind, filter, monkeypa
     model = untrained_model(graph, dataclasses.replace(CONFIG, comparator="l2"))
     draws = []
 
-    def spied(self, generator, degrees, excluded, questions, draw=Sample.draw):
-        drawn, left = draw(self, generator, degrees, excluded, questions)
-        draws.append([np.delete(drawn, left[1, left[0] == question]).tolist() for question in range(questions)])
-        return drawn, left
+    def spied(self, drawn, num_entities, excluded, questions, left=Sample.left):
+        pairs = left(self, drawn, num_entities, excluded, questions)
+        draws.append([np.delete(drawn, pairs[1, pairs[0] == question]).tolist() for question in range(questions)])
+        return pairs
 
-    monkeypatch.setattr(Sample, "draw", spied)
+    monkeypatch.setattr(Sample, "left", spied)
     evaluation = evaluate(model, held_out, known=known, candidates=f"{kind}:3", filter=filter, seed=5)
     taken = [rows for draw in draws for rows in draw]
     assert len(taken) == len(evaluation.ranks)
@@ -485,6 +489,19 @@ def test_what_the_model_does_not_have_takes_the_last_rank(ties):
     assert sampled.ranks.equals(evaluation.ranks)
 
 
+@pytest.mark.parametrize("sides", ["source", "target"])
+@pytest.mark.parametrize("empty", ["user", "item"])
+def test_a_model_without_any_entity_of_a_type_is_not_asked(empty, sides):
+    graph = random_graph(20)
+    entities = graph.entities | {empty: graph.entities[empty][:0]}
+    none = {name: edges.take(np.zeros(0, np.int64)) for name, edges in graph.edges.items()}
+    model = untrained_model(Graph(graph.relations, entities, none), CONFIG)
+    with pytest.raises(DataError, match=f"the model has no '{empty}' at all, of which 'likes' is held out"):
+        evaluate(model, graph, relations=["likes"], sides=sides)
+    with pytest.raises(DataError, match="no held-out edge to ask about"):
+        evaluate(model, graph, relations=["likes"], sides=sides, unseen="drop")
+
+
 @pytest.mark.parametrize("ties", ["mean", "pessimistic", "optimistic"])
 def test_a_model_of_nan_is_no_good(ties):
     graph = random_graph(15)
@@ -529,15 +546,56 @@ def test_graphs_are_joined_by_ids_and_not_by_rows():
     assert evaluate(model, again[1], known=again[0]).ranks.equals(expected.ranks)
 
 
-def test_large_questions_are_cut_into_chunks_without_a_trace(monkeypatch):
+@pytest.mark.parametrize("candidates", ["all", "uniform:3", "prevalence:3"])
+def test_large_questions_are_cut_into_chunks_without_a_trace(candidates, monkeypatch):
     graph = random_graph(5)
     known, held_out = graph.split(fraction=0.4)
     model = untrained_model(graph, CONFIG)
-    expected = evaluate(model, held_out, known=known)
+    arguments = {"known": known, "candidates": candidates}
+    expected = evaluate(model, held_out, **arguments)
     module = importlib.import_module("pretrain.ranks")
     monkeypatch.setattr(module, "_FEWEST", 1)
     monkeypatch.setattr(module, "_CPU_SCORES", 20)  # two questions at a time
-    assert evaluate(model, held_out, known=known).ranks.equals(expected.ranks)
+    assert evaluate(model, held_out, **arguments).ranks.equals(expected.ranks)
+
+
+@pytest.mark.parametrize("candidates", ["all", "uniform:5"])
+def test_the_answers_of_a_hub_are_spelled_out_for_few_questions_at_a_time(candidates, monkeypatch):
+    edges = pd.DataFrame({"source": np.arange(50), "target": np.zeros(50, int)})
+    graph = Graph.from_frames({"r": edges}, [Relation("r", "a", "b")])
+    module = importlib.import_module("pretrain.ranks")
+    monkeypatch.setattr(module, "_FEWEST", 1)
+    monkeypatch.setattr(module, "_CPU_SCORES", 100)  # two questions at a time
+    sizes = []
+
+    def spied(self, anchors, true, pairs=module._Answers.pairs):
+        sizes.append(pairs(self, anchors, true).shape[1])
+        return pairs(self, anchors, true)
+
+    monkeypatch.setattr(module._Answers, "pairs", spied)
+    ranks = evaluate(untrained_model(graph, CONFIG), graph, sides="source", candidates=candidates).ranks["rank"]
+    assert (ranks == 1).all()  # nobody else is left
+    assert sizes == [100] * 25
+
+
+@pytest.mark.parametrize("comparator", COMPARATORS)
+def test_candidates_that_stay_are_prepared_once_for_all_relations(comparator, monkeypatch):
+    graph = random_graph(19)
+    relations = [dataclasses.replace(relation, operator="rotation") for relation in graph.relations.values()]
+    graph = Graph({relation.name: relation for relation in relations}, graph.entities, graph.edges)
+    model, prepared = untrained_model(graph, dataclasses.replace(CONFIG, comparator=comparator)), []
+    kind = type(MODEL_COMPARATORS[comparator])
+
+    def spied(self, vectors, prepare=kind.prepare):
+        prepared.extend(entity for entity, table in model.vectors.items() if table is vectors)
+        return prepare(self, vectors)
+
+    monkeypatch.setattr(kind, "prepare", spied)
+    together = evaluate(model, graph).ranks
+    assert sorted(prepared) == ["item", "user"]
+    for relation in graph.relations:
+        alone = evaluate(model, graph, relations=[relation]).ranks
+        assert together.query("relation == @relation").reset_index(drop=True).equals(alone)
 
 
 @pytest.mark.gpu
@@ -567,6 +625,14 @@ def test_cuda_and_cpu_agree(comparator, candidates):
         ({"candidates": "uniform"}, "candidates are 'all', 'uniform:K' or 'prevalence:K', got 'uniform'"),
         ({"candidates": "uniform:0"}, "got 'uniform:0'"),
         ({"candidates": 1000}, "got 1000"),
+        ({"k": 10}, r"evaluate: k must be whole numbers of at least 1, such as \(1, 3, 10\), got 10"),
+        ({"k": ("a",)}, r"k must be whole numbers of at least 1, .*got \('a',\)"),
+        ({"k": (0,)}, "k must be whole numbers"),
+        ({"k": (1, -1)}, "k must be whole numbers"),
+        ({"k": (2.5,)}, "k must be whole numbers"),
+        ({"k": (True,)}, "k must be whole numbers"),
+        ({"known": [None]}, "evaluate: held_out and known must be graphs, got None"),
+        ({"known": [random_graph(6), "test"]}, "must be graphs, got 'test'"),
         ({"candidates": "uniform:5", "seed": -1}, "evaluate: seed must be a whole number of at least 0, got -1"),
     ],
 )
@@ -574,6 +640,14 @@ def test_unknown_choices_are_refused(arguments, message):
     graph = random_graph(6)
     with pytest.raises(ConfigError, match=message):
         evaluate(untrained_model(graph, CONFIG), graph, **arguments)
+
+
+def test_a_relation_that_is_named_twice_counts_once():
+    graph = random_graph(6)
+    model = untrained_model(graph, CONFIG)
+    twice = evaluate(model, graph, relations=["likes", "follows", "likes"], k=(1, np.int64(3)))
+    assert twice.ranks.equals(evaluate(model, graph, relations=["likes", "follows"]).ranks)
+    assert twice.value("hits@3") == evaluate(model, graph, relations=["likes", "follows"]).value("hits@3")
 
 
 def test_what_was_not_measured_is_refused():

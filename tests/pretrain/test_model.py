@@ -123,6 +123,19 @@ def test_relations_without_parameters_come_back_too(tmp_path):
     assert loaded.score("likes", ["ann"], [5]) == model.score("likes", ["ann"], [5])
 
 
+@pytest.mark.parametrize(("comparator", "operator"), [("cos", "rotation"), ("cos", "translation"), ("l2", "identity")])
+def test_questions_that_share_prepared_vectors_are_the_same(comparator, operator):
+    model = untrained_model(graph(), dataclasses.replace(CONFIG, comparator=comparator, operator=operator))
+    prepared, anchors = {}, torch.tensor([0, 1])
+    for relation, side in [("likes", "target"), ("next", "target"), ("next", "source"), ("likes", "source")]:
+        alone = model.question(relation, side, anchors)
+        shared = model.question(relation, side, anchors, prepared=prepared)
+        assert torch.equal(shared.queries, alone.queries)
+        assert torch.equal(shared.candidates, alone.candidates)
+    # Candidates that a relation moves are its own.
+    assert set(prepared) == {"item type/0"} | ({"user"} if operator != "translation" else set())
+
+
 def test_an_existing_path_is_refused_and_left_alone(tmp_path):
     model = untrained_model(graph(), CONFIG)
     before = files_of(model.save(tmp_path / "model"))
@@ -169,6 +182,22 @@ def truncated(name):
         (edited(lambda m: m["config"].update(bias=True)), "bias-0.npy is not a readable .npy file"),
         (edited(lambda m: m["relations"][0].update(weight=-1)), "another release: relation 'likes': weight must be"),
         (edited(lambda m: m["entities"].update(user=3)), "ids-0.parquet has 2 ids, expected 3"),
+        (
+            edited(lambda m: m["blocks"]["translation"].append("x")),
+            "another release: block 'translation' has 'x', which",
+        ),
+        (edited(lambda m: m["blocks"]["translation"].append("next")), "block 'translation' has 'next', which"),
+        (edited(lambda m: m["blocks"]["translation"].pop()), "another release: relation 'next' has no parameters"),
+        (edited(lambda m: m.update(blocks={})), "another release: relation 'likes' has no parameters"),
+        (edited(lambda m: m["blocks"].update(diagonal=m["blocks"].pop("translation"))), "block 'diagonal' has 'likes'"),
+        (edited(lambda m: m["blocks"].update(turn=m["blocks"].pop("translation"))), "another release: operator 'turn'"),
+        (edited(lambda m: m["blocks"].update(translation=3)), "another release: 'int' object"),
+        (edited(lambda m: m["relations"].pop()), "another release: block 'translation' has 'next', which"),
+        (
+            edited(lambda m: m["relations"][1].update(target="x")),
+            "relation 'next' has entities of 'x', which are missing",
+        ),
+        (edited(lambda m: m["entities"].pop("user")), "relation 'likes' has entities of 'user', which are missing"),
         (edited(lambda m: m.pop("epochs")), "was written by another release: 'epochs'"),
         (edited(lambda m: m["files"].update({"../x": {"bytes": 1, "sha256": "0" * 64}})), "'../x'"),
     ],

@@ -107,6 +107,22 @@ def test_all_and_others_are_refused(others):
         sampler("all", **others)
 
 
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_a_type_without_entities_needs_no_negatives(power):
+    made = sampler(2, 3, 1, degrees=np.zeros(0, np.int64), log_q=True, power=power)
+    assert made.log_expected(NONE, 4).tolist() == []
+
+
+def test_relations_of_a_type_without_entities_are_trained_past():
+    full = Graph.from_frames({"r": EDGES}, [Relation("r", "a", "b")])
+    edges = {"r": full.edges["r"], "s": full.edges["r"].take(np.zeros(0, np.int64))}
+    relations = dict(full.relations) | {"s": Relation("s", "a", "c")}
+    graph = Graph(relations, dict(full.entities) | {"c": full.entities["b"][:0]}, edges)
+    for extras in ({}, {"prevalence_negatives": 2}, {"filter_positives": True}):
+        model = train(graph, TrainConfig(dim=4, epochs=1, uniform_negatives=2, log_q=True, **extras))
+        assert math.isfinite(model.epochs[0]["loss"])
+
+
 def test_no_negatives_are_refused():
     with pytest.raises(ConfigError, match="without them nothing is learned"):
         sampler()
@@ -154,12 +170,22 @@ def test_known_positives_are_found_among_the_negatives(data):
     columns = [torch.tensor([triple[i] for triple in known], dtype=torch.int64) for i in range(3)]
     positives = KnownPositives(*columns, 3)
     questions = [torch.tensor([question[i] for question in asked], dtype=torch.int64) for i in range(2)]
-    found = positives.find(*questions, torch.tensor(drawn, dtype=torch.int64))
+    found, which = positives.find(*questions, torch.tensor(drawn, dtype=torch.int64))
     expected = {
-        (i, j) for i, question in enumerate(asked) for j, row in enumerate(drawn) if (*question, row) in known
+        (question, j) for question in asked for j, row in enumerate(drawn) if (*question, row) in known
     }  # fmt: skip
-    assert {tuple(pair) for pair in found.T.tolist()} == expected
+    places = dict(zip(which.tolist(), asked, strict=True))  # a question has one place, in common to its edges
+    assert len(places) == len(set(asked))
+    assert [places[place] for place in which.tolist()] == asked
+    assert {(places[place], j) for place, j in found.T.tolist()} == expected
     assert found.shape[0] == 2
+
+
+def test_known_positives_of_a_hub_are_spelled_out_once_for_all_its_edges():
+    hub, answers = torch.zeros(50, dtype=torch.int64), torch.arange(50)
+    found, which = KnownPositives(hub, hub, answers, 1).find(hub[:20], hub[:20], answers)
+    assert sorted(found.T.tolist()) == [[0, answer] for answer in range(50)]
+    assert which.tolist() == [0] * 20
 
 
 EDGES = pd.DataFrame({"source": [0, 1, 1, 2, 0, 3], "target": [5, 0, 1, 2, 3, 4], "weight": [1, 1, 2, 0.5, 1, 1]})

@@ -13,7 +13,7 @@ from pretrain import Graph, Model, Relation, TrainConfig, evaluate, export, load
 from recokit.candidates import CandidateGenerator
 from recokit.errors import ConfigError
 from recokit.index import ExactIndex
-from recokit.table import open_version
+from recokit.table import EmbeddingTable, open_version
 
 CONFIG = TrainConfig(dim=4, comparator="dot", epochs=2, batch_size=16, uniform_negatives=4, bias=True)
 NETWORKS = {"follow": ["follows", "clicks"], "engagement": ["clicks", "likes"]}
@@ -254,7 +254,6 @@ def test_the_command_trains_networks_and_starts_from_them(tmp_path, run_cli, mon
         "user-engagement",
         "user-follow",
     ]
-
     outputs = {}
     for previous in ("store/v1", "models"):
         held = "[entity.tweet]\nalpha = 0.5\n[split]"
@@ -274,3 +273,22 @@ def test_the_command_trains_networks_and_starts_from_them(tmp_path, run_cli, mon
         assert first.config.alpha == {"user": 0.0, "ad": 0.0} | tweets
     start = outputs["store/v1"].meta["networks"]["follow"]["start"]
     assert start["user"] == {"carried": len(follow.entities["user"]), "from neighbours": 0, "at random": 0}
+
+
+def test_a_relation_finds_the_tables_of_its_own_network(tmp_path, run_cli, monkeypatch, graph):
+    monkeypatch.chdir(tmp_path)
+    export(train_networks(graph, NETWORKS, dataclasses.replace(CONFIG, bias=False)), tmp_path / "store" / "v1")
+    version = open_version("store/v1")
+    assert version.table_of("clicks-follow", "target") == "ad-follow"
+    user = version.table("user-engagement").ids[0].as_py()
+    words = ("--table", "user-engagement", "--relation", "likes-engagement", "--json")
+    ran = run_cli("neighbors", "store/v1", user, *words)
+    assert ran.code == 0, ran.err
+    assert len(json.loads(ran.out)) == 10
+    frames()["clicks"].to_csv("clicks.csv", index=False)
+    ran = run_cli("evaluate", "store/v1", "clicks.csv", "--relation", "clicks-follow", "--json")
+    assert ran.code == 0, ran.err
+    frames()["likes"][:2].assign(source=[900, 901]).to_csv("new.csv", index=False)
+    ran = run_cli("inductive", "store/v1", "likes-engagement=new.csv", "--entity", "user", "--output", "new")
+    assert ran.code == 0, ran.err
+    assert EmbeddingTable.load("new").ids.to_pylist() == [900, 901]

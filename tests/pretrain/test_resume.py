@@ -225,6 +225,12 @@ def flip(path):
     path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
 
 
+def edit(folder, key, change):
+    """Change a value of the manifest."""
+    manifest = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(manifest | {key: change(manifest[key])}))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -233,8 +239,20 @@ def flip(path):
         (lambda folder: (folder / "1.npy").unlink(), "1.npy is missing"),
         (lambda folder: cut(folder / "run.json"), "run.json is not JSON"),
         (lambda folder: (folder / "run.json").unlink(), "it has no run.json"),
+        (lambda folder: edit(folder, "run", list), "run.json: 'run' is .*, expected an object"),
+        (lambda folder: edit(folder, "arrays", list), "run.json: 'arrays' is .*, expected an object"),
+        (
+            lambda folder: edit(folder, "record", lambda _: {"epoch": 1}),
+            "run.json: 'batch' is None, expected an integer",
+        ),
+        (lambda folder: edit(folder, "record", lambda old: old | {"epoch": 99}), "run.json has epoch 99 and batch"),
+        (lambda folder: edit(folder, "record", lambda old: old | {"history": [3]}), "'history' holds what is no epoch"),
+        (
+            lambda folder: edit(folder, "arrays", lambda old: old | {"losses": "1"}),
+            "'losses' is '1', expected an integer",
+        ),
     ],
-    ids=["cut", "flipped", "missing", "json", "none"],
+    ids=["cut", "flipped", "missing", "json", "none", "run", "arrays", "batch", "epoch", "history", "axes"],
 )
 def test_a_damaged_checkpoint_is_an_error_that_says_what_to_do(parts, tmp_path, killer, damage, message):
     folder = killed(parts, tmp_path / "c", killer)

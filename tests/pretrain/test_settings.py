@@ -195,6 +195,7 @@ def test_what_is_not_there_is_empty(tmp_path):
         ("alpha = 0.5", "alpha = -0.5", 31, "alpha must be a number of at least 0, got -0.5"),
         ("alpha = 0.5", "alpha = true", 31, "alpha is True, expected a number of at least 0"),
         ("fraction = 0.1", "fraction = 0.1\nat = 3", 40, "give either fraction or at"),
+        ("seed = 1", "seed = -1", 42, "seed must be a whole number of at least 0, got -1"),
         ("seed = 1", "sed = 1", 42, "unknown key 'sed'; did you mean 'seed'"),
         ("trials = 20", "trials = 0", 45, "trials must be a whole number of at least 1, got 0"),
         ("trials = 20", "trials = 2.5", 45, "trials is 2.5, expected a whole number of at least 1"),
@@ -282,3 +283,20 @@ def test_what_is_no_configuration_is_refused(tmp_path):
         load_settings(written(tmp_path, 'version = "v"\noutput = "o"\n'))
     with pytest.raises(ConfigError, match=r"relations are written as \[\[relation\]\]"):
         load_settings(written(tmp_path, 'version = "v"\noutput = "o"\n[relation]\nname = "x"\n'))
+
+
+@pytest.mark.parametrize("value", ["id = 17", 'id = "17"'])
+def test_an_id_that_two_relations_have_is_refused(tmp_path, value):
+    new = f'name = "friends"\n{value}'
+    check_complaint(tmp_path, TRIPLES, 'name = "friends"', new, 19, "two relations are called '17' by the triples")
+
+
+def test_a_name_that_two_relations_of_triples_have_is_refused(tmp_path):
+    old = "[[network]]"
+    new = '[[relation]]\nname = "friends"\nsource = "user"\ntarget = "user"\n\n[[network]]'
+    check_complaint(tmp_path, TRIPLES, old, new, 23, "two relations are called 'friends' by the triples")
+
+
+def test_values_nested_too_deeply_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"c.toml is not a configuration: its values are nested too deeply"):
+        load_settings(written(tmp_path, "x = " + "[" * 100_000 + "]" * 100_000))

@@ -151,6 +151,8 @@ def test_relations_without_a_time_stay_known():
         ({"fraction": 0.0}, ConfigError, "fraction must lie between 0 and 1, got 0.0"),
         ({"fraction": 1.0}, ConfigError, "fraction must lie between 0 and 1, got 1.0"),
         ({"at": "tomorrow-ish"}, DataError, "split at 'tomorrow-ish': not a date"),
+        ({"at": float("inf")}, DataError, "split at inf leaves all edges on one side"),
+        ({"at": 10**400}, DataError, "not a number"),
         ({"at": "NaT"}, DataError, "split at 'NaT': not a date"),
         ({"at": "2026-05-25"}, DataError, "leaves all edges on one side: their times are 5 to 6"),  # times are no dates
         ({"at": 5}, DataError, "split at 5 leaves all edges on one side"),
@@ -166,3 +168,23 @@ def test_without_times_there_is_nothing_to_compare_with():
     graph = Graph.from_frames({"r": pd.DataFrame({"source": [1], "target": [2]})}, [Relation("r", "a", "b")])
     with pytest.raises(DataError, match="split at 5: no relation has a time column"):
         graph.split(at=5)
+
+
+@pytest.mark.parametrize("at", [2**53 + 1, np.int64(2**53 + 1)])
+def test_integer_times_are_compared_exactly(at):
+    times = [2**53 - 1, 2**53, 2**53 + 1, 2**53 + 2]  # as floats, the second and the third are the same
+    graph = build([(0, 1, 0)], [(row, row, time) for row, time in enumerate(times)])
+    known, held = graph.split(at=at)
+    assert known.edges["clicks"].times.tolist() == times[:2]
+    assert held.edges["clicks"].times.tolist() == times[2:]
+
+
+def test_a_fraction_among_integer_times_cuts_between_them():
+    known, held = build([(0, 1, 4)], [(1, 1, 5), (2, 2, 6)]).split(at=5.5)
+    assert (known.edges["clicks"].times.tolist(), held.edges["clicks"].times.tolist()) == ([5], [6])
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True])
+def test_seeds_are_whole_numbers_of_at_least_0(seed):
+    with pytest.raises(ConfigError, match=f"seed must be a whole number of at least 0, got {seed}"):
+        build([(0, 1, 0)], [(0, 0, 0)]).split(fraction=0.5, seed=seed)

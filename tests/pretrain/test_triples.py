@@ -1,5 +1,6 @@
 """Triples: ids of 64 bits and relation ids in one table, read exactly, and parted by relation in few scans."""
 
+import gzip
 import os
 from pathlib import Path
 
@@ -327,3 +328,69 @@ def test_codex_s_is_read_as_it_comes():
         graph = Graph.from_triples(path, like=known)
         for relation in known.relations:
             assert edges_of(graph)[relation] == [(h, t) for h, r, t in lines[name] if r == relation]
+
+
+ROWS = [f"x{number}\tr\ty{number}" for number in range(1000)]
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "txt", "csv", "tsv.gz"])
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        ([*ROWS, "a\tr\tb\tc"], 1001),
+        ([*ROWS, "a\tb"], 1001),
+        ([*ROWS[:500], "a", *ROWS[500:]], 501),
+        (["a\tb", "a\tb", *ROWS], 3),
+        (["a\tr\tb\tc", *ROWS], 2),
+        (["# a comment", *ROWS], 2),
+    ],
+)
+def test_rows_of_another_width_are_refused_with_their_line(tmp_path, suffix, lines, line):
+    path = tmp_path / f"triples.{suffix}"
+    text = "\n".join(lines) + "\n"
+    with gzip.open(path, "wt") if suffix.endswith("gz") else path.open("w") as file:
+        file.write(text.replace("\t", ",") if suffix == "csv" else text)
+    with pytest.raises(DataError, match=rf"cannot be read: .*Line: {line} .*Expected Number of Columns") as raised:
+        Graph.from_triples(path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "tsv.gz", "txt"])
+def test_tabs_part_the_columns_where_ids_hold_commas(tmp_path, suffix):
+    edges = [(f"Smith{number}, Al", f"Jones{number}; Bo") for number in range(10)]
+    path = tmp_path / f"kg.{suffix}"
+    with gzip.open(path, "wt") if suffix.endswith("gz") else path.open("w") as file:
+        file.writelines(f"{source}\tknows well\t{target}\n" for source, target in edges)
+    assert edges_of(Graph.from_triples(path)) == {"knows well": edges}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("kg.csv", '"a;b, c",r,d;e\n', ("a;b, c", "d;e")),
+        ("kg.csv", '"a, b";r;d\n', ("a, b", "d")),
+        ("kg.csv", "a b\tr\td e\n", ("a b", "d e")),
+        ("kg.txt", "a b,r,d e\n", ("a b", "d e")),
+        ("kg.txt", "a;r;d e\n", ("a", "d e")),
+        ("kg.txt", "a r d\n", ("a", "d")),
+        ("kg.txt", "\n\na\tr\td, e\n", ("a", "d, e")),
+    ],
+)
+def test_the_first_line_says_what_parts_the_columns(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text)
+    assert edges_of(Graph.from_triples(tmp_path / name)) == {"r": [expected]}
+
+
+@pytest.mark.parametrize("column", ["h", "r", "t"])
+def test_lone_surrogates_are_refused(column):
+    frame = pd.DataFrame({"h": ["a"], "r": ["r"], "t": ["b"]}, dtype=object)
+    frame[column] = pd.Series(["\ud800"], dtype=object)
+    with pytest.raises(DataError, match=f"column '{column}'.*surrogates not allowed"):
+        Graph.from_triples(frame)
+
+
+def test_two_columns_of_one_name_are_refused():
+    rows = pd.DataFrame([[1, 2, 3, 4]], columns=["h", "r", "t", "t"])
+    for data in (rows, pa.table([[1], [2], [3], [4]], names=["h", "r", "t", "t"])):
+        with pytest.raises(DataError, match="the frame: several columns are named 't', expected one for the target"):
+            Graph.from_triples(data)

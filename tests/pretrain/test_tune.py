@@ -1,5 +1,7 @@
 """The search for settings: what it tries, what it keeps, and that a search that was stopped is none the worse."""
 
+import dataclasses
+import itertools
 import json
 import math
 import shutil
@@ -16,7 +18,7 @@ from pretrain.config import TrainConfig
 from pretrain.planted import planted_blocks
 from pretrain.settings import load_settings
 from pretrain.train import train
-from pretrain.tune import default_space, tune
+from pretrain.tune import check_space, default_space, tune
 from recokit.errors import ConfigError, DataError, FormatError, MissingDependencyError, VersionError
 from recokit.table import EmbeddingStore
 
@@ -241,6 +243,39 @@ def test_the_journal_of_another_search_is_refused(tmp_path, monkeypatch):
         tune(GRAPH, VALIDATION, CONFIG, space=SPACE, trials=2, journal=journal)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda trial: {},
+        lambda trial: "trial",
+        lambda trial: {key: value for key, value in trial.items() if key != "state"},
+        lambda trial: trial | {"state": "done"},
+        lambda trial: trial | {"trial": 3},
+        lambda trial: trial | {"value": None},
+        lambda trial: trial | {"settings": {"dim": 4}},
+        lambda trial: trial | {"curve": [1, 2]},
+    ],
+)
+def test_a_damaged_trial_of_the_journal_is_named(tmp_path, monkeypatch, change):
+    pretend(monkeypatch, lambda config: [0.5])
+    journal = tmp_path / "journal"
+    tune(GRAPH, VALIDATION, CONFIG, space=SPACE, trials=2, journal=journal)
+    content = json.loads(journal.read_text())
+    content["trials"][1] = change(content["trials"][1])
+    journal.write_text(json.dumps(content))
+    with pytest.raises(FormatError, match=r"journal: trials\[1\] is .*, expected trial 1 with state, value"):
+        tune(GRAPH, VALIDATION, CONFIG, space=SPACE, trials=3, journal=journal)
+
+
+def test_a_journal_that_cannot_be_written_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    trained = pretend(monkeypatch, lambda config: [0.5])
+    with pytest.raises(ConfigError, match=r"there is no folder .*/none to keep the journal j in"):
+        tune(GRAPH, VALIDATION, CONFIG, space=SPACE, trials=1, journal=tmp_path / "none" / "j")
+    with pytest.raises(FormatError, match="is a folder, not the journal"):
+        tune(GRAPH, VALIDATION, CONFIG, space=SPACE, trials=1, journal=tmp_path)
+    assert trained == []
+
+
 # -- refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -278,6 +313,61 @@ def test_values_that_go_together_need_not_go_with_the_settings_they_replace(monk
     trained = pretend(monkeypatch, lambda config: [0.5])  # score_offset has no effect under CONFIG's softmax
     tune(GRAPH, VALIDATION, CONFIG, space={"score_offset": [1.0], "loss": ["logistic"]}, trials=1)
     assert [(config.score_offset, config.loss) for config in trained] == [(1.0, "logistic")]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"dim": [4, 8, 0]}, "dim must be a whole number of at least 1, got 0"),
+        ({"loss": ["softmax", "logistic"], "log_q": [False, True]}, "log_q has no effect under the loss 'logistic'"),
+        ({"epochs": [5, 4, 3], "evaluate_every": [1, 2, 4]}, "evaluate_every is 4, so 3 epochs show no value"),
+    ],
+)
+def test_a_space_of_more_combinations_than_can_be_spelled_out_is_checked_and_searched(monkeypatch, change, message):
+    trained = pretend(monkeypatch, lambda config: [0.5])
+    numbers = {name: [0.1, 0.2, 0.3, 0.4, 0.5] for name in ("l2", "n3", "max_norm", "degree_power", "temperature")}
+    counts = {name: [1, 2, 3, 4, 5] for name in ("batch_size", "restarts", "patience", "prevalence_negatives")}
+    more = {"learning_rate": [0.1, 0.2, 0.3], "warmup": [0.1, 0.2, 0.3], "init_scale": [0.1, 0.2, 0.3]}
+    space = {**numbers, **counts, **more, **change}  # 5**9 * 3**3 combinations, and more
+    if message is None:
+        assert len(tune(GRAPH, VALIDATION, CONFIG, space=space, trials=2).trials) == len(trained) == 2
+    else:
+        with pytest.raises(ConfigError, match=message):
+            tune(GRAPH, VALIDATION, CONFIG, space=space, trials=2)
+
+
+def test_whatever_a_combination_would_be_refused_for_a_pair_of_its_values_is():
+    space = {
+        "loss": ["softmax", "logistic", "ranking"],
+        "margin": [1.0, 2.0],
+        "log_q": [False, True],
+        "epochs": [2, 6],
+        "evaluate_every": [1, 3],
+    }
+    for lengths in itertools.product((1, 2), repeat=len(space)):
+        for turn in (1, -1):
+            part = {name: values[::turn][:n] for (name, values), n in zip(space.items(), lengths, strict=True)}
+            assert refused(check_space, part, CONFIG) == any(refused(alone, chosen) for chosen in every(part))
+
+
+def every(space):
+    return [dict(zip(space, chosen, strict=True)) for chosen in itertools.product(*space.values())]
+
+
+def alone(settings):
+    """Raise as training with the settings would, or where no epoch has a validation."""
+    config = dataclasses.replace(CONFIG, **settings)
+    if config.evaluate_every > config.epochs:
+        raise ConfigError("no validation")
+
+
+def refused(function, *arguments):
+    try:
+        function(*arguments)
+    except ConfigError:
+        return True
+    return False
 
 
 def test_the_default_space_is_one_of_each_configuration(monkeypatch):

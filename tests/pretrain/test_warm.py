@@ -325,7 +325,7 @@ def test_the_larger_alpha_the_less_is_left_behind(trained):
 
 
 def test_what_does_not_fit_is_refused(trained):
-    with pytest.raises(ConfigError, match="alpha holds vectors near those of a previous model: give previous="):
+    with pytest.raises(ConfigError, match="alpha holds vectors near those of a previous model: give previous"):
         train(OLD, dataclasses.replace(CONFIG, alpha=0.1))
     with pytest.raises(ConfigError, match="alpha names the entity type 'usr'; did you mean 'user'"):
         train(OLD, dataclasses.replace(trained.config, alpha={"usr": 0.1}), previous=trained)

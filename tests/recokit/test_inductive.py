@@ -10,7 +10,7 @@ import pytest
 
 from recokit import CandidateGenerator, EmbeddingTable, ExactIndex
 from recokit.errors import ConfigError, DataError, VersionError
-from recokit.inductive import Filled, NeighborEdges, fill_from_neighbors, inductive_vectors, median_norm
+from recokit.inductive import Filled, NeighborEdges, _Half, fill_from_neighbors, inductive_vectors, median_norm
 from recokit.overlap import estimate_overlap
 from recokit.table import RelationParameters, num_parameters, write_version
 
@@ -273,6 +273,44 @@ def test_the_order_of_edges_and_relations_changes_rounding_alone():
     np.testing.assert_allclose(first.table.vectors, second.table.vectors, rtol=1e-5, atol=1e-6)
     again = inductive_vectors(tables, relations, edges, entity="user")
     assert first.table.vectors.tobytes() == again.table.vectors.tobytes()
+
+
+def test_a_long_chain_looks_at_each_edge_once_a_direction(monkeypatch):
+    seen = []
+    take = _Half.take
+    monkeypatch.setattr(_Half, "take", lambda half, edges: seen.append(len(half.rows[edges])) or take(half, edges))
+    count = 200
+    vectors = {"user": np.zeros((count + 1, 1), np.float32)}
+    known = {"user": np.arange(count + 1) == 0}
+    vectors["user"][0] = 1
+    step = relation("r", target="user", operator="translation", parameters=[1])
+    edges = [NeighborEdges(step, np.arange(count), np.arange(1, count + 1))]
+    filled = fill_from_neighbors(vectors, known, edges, comparator="dot", iterations=count)
+    assert vectors["user"][:, 0].tolist() == list(range(1, count + 2))
+    assert filled["user"].rounds.tolist() == list(range(count + 1))
+    # An edge is gathered once where its neighbour was filled, and used at most once.
+    assert sum(seen) <= 2 * 2 * count
+
+
+@pytest.mark.parametrize("scale", [1e308, 1e-308])
+def test_weights_of_any_size_count_by_their_proportions(scale):
+    edges = {"r": frame(("new", "a", scale), ("new", "b", scale / 2), ("new", "b", scale), ("other", "b", 1.0))}
+    found = inferred({"item": table("item", ITEMS)}, by_name(relation("r")), edges, entity="user")
+    np.testing.assert_allclose(found["new"], (np.array([1, 0]) + 1.5 * np.array([0, 3])) / 2.5, rtol=1e-6)
+    assert found["other"] == [0, 3]
+
+
+def test_weights_that_are_not_finite_are_refused():
+    edges = {"r": frame(("new", "a", 1.0), ("new", "b", 1e308))}
+    with pytest.raises(DataError, match="relation 'r': edge 1 has the weight inf, expected a finite number"):
+        inferred(
+            {"item": table("item", ITEMS)}, by_name(relation("r")), edges, entity="user", relation_weights={"r": 10}
+        )
+    vectors, known = {"user": np.ones((2, 1), np.float32)}, {"user": np.array([True, False])}
+    for weight in (-1.0, np.nan):
+        bad = [NeighborEdges(relation("r", target="user"), np.array([0]), np.array([1]), np.array([weight]))]
+        with pytest.raises(DataError, match="edge 0 has the weight"):
+            fill_from_neighbors(vectors, known, bad, comparator="dot")
 
 
 def test_rows_are_filled_in_place():

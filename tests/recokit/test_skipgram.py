@@ -88,11 +88,38 @@ def test_queries_are_own_vectors_or_the_mean_at_length_one():
     assert (own.entity, own.version, own.comparator) == ("user", "v", "cos")
 
 
+@pytest.mark.parametrize(("users", "items"), [(["u", "u", "w"], [1, 2, 3]), ([7, 7, 8], ["a", "b", "c"])])
+def test_queries_whose_ids_are_of_another_type_have_no_vector_of_their_own(users, items):
+    vectors = np.array([[3.0, 4.0], [0.0, 2.0], [0.0, -5.0]], np.float32)
+    table = EmbeddingTable.from_arrays(items, vectors, entity="item", version="v", comparator="cos")
+    queries = skipgram_queries(table, pd.DataFrame({"query": users, "candidate": items}))
+    assert queries.ids.to_pylist() == [users[0], users[2]]
+    np.testing.assert_allclose(queries.vectors, [[0.3, 0.9], [0.0, -1.0]], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rate": np.inf}, "learning_rate has to be positive and finite, not inf"),
+        ({"power": np.nan}, "power has to be finite, not nan"),
+        ({"power": -np.inf}, "power has to be finite, not -inf"),
+        ({"subsample": -1}, "subsample has to be 0 or more and finite, not -1"),
+        ({"subsample": np.nan}, "subsample has to be 0 or more and finite, not nan"),
+        ({"seed": -1}, r"seed has to be an integer from 0 to 2\*\*32 - 1, not -1"),
+        ({"seed": 2**32}, r"seed has to be .*, not 4294967296"),
+        ({"seed": 1.5}, r"seed has to be .*, not 1.5"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        skipgram_table(sequences(), **settings)
+
+
 def test_what_cannot_be_trained_is_refused(monkeypatch):
     frame = sequences()
     with pytest.raises(ConfigError, match="window has to be at least 1, not 0"):
         skipgram_table(frame, window=0)
-    with pytest.raises(ConfigError, match="learning_rate has to be positive, not 0"):
+    with pytest.raises(ConfigError, match="learning_rate has to be positive and finite, not 0"):
         skipgram_table(frame, learning_rate=0)
     monkeypatch.setitem(sys.modules, "gensim.models", None)
     with pytest.raises(MissingDependencyError, match=r"skipgram_table needs .*'gensim'.*recokit\[word2vec\]"):

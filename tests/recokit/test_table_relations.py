@@ -229,6 +229,9 @@ def test_relations_that_clash_are_refused(relations, message, tmp_path):
         ({"operator": "rotate"}, "operator 'rotate' does not exist"),
         ({"name": None}, "'name' is None, expected a string"),
         ({"side": "both"}, "side is 'both', expected 'source' or 'target'"),
+        ({"reciprocal": 5}, "relation 'r' names the reciprocal 5, which is not among the relations"),
+        ({"reciprocal": ["r"]}, r"relation 'r' names the reciprocal \['r'\], which is not"),
+        ({"reciprocal": "rr"}, "relation 'r' names the reciprocal 'rr', .* did you mean 'r'"),
     ],
 )
 def test_entries_that_do_not_fit_are_refused(change, message, tmp_path):

@@ -1,0 +1,5 @@
+"""``python -m recokit`` is the command ``recokit``."""
+
+from recokit.cli import main
+
+main()
