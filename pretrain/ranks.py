@@ -159,12 +159,13 @@ class Ranker:
     ) -> Iterator[tuple[slice, Rows | None]]:
         """Cut questions (2, Q) so that scores and pairs fit; with the rows (W,) that are drawn for many of them."""
         budget, total = _CPU_SCORES if device.type == "cpu" else _GPU_SCORES, questions.shape[1]
-        generator = None if self._sample is None else np.random.default_rng([self._sample.seed, number])
-        columns = None
-        for first in range(0, total, total if self._sample is None else _SHARED):
-            end = total if self._sample is None else min(first + _SHARED, total)
-            if self._sample is not None and generator is not None:
-                columns = self._sample.draw(generator, degrees, known.most(*questions[:, first:end]))
+        sample = self._sample
+        shared = total if sample is None else _SHARED
+        generator = np.random.default_rng([0 if sample is None else sample.seed, number])
+        for first in range(0, total, shared):
+            end = min(first + shared, total)
+            most = known.most(*questions[:, first:end])
+            columns = None if sample is None else sample.draw(generator, degrees, most)
             chunk = max(_FEWEST, budget // (len(degrees) if columns is None else len(columns)))
             for start in range(first, end, chunk):
                 yield slice(start, min(start + chunk, end)), columns
