@@ -18,6 +18,7 @@ from importlib.metadata import version
 import numpy as np
 import pandas as pd
 import torch
+from train_speed import last_epoch_speed
 
 import pretrain
 
@@ -76,20 +77,9 @@ def measure(name: str, case: dict[str, object], graphs: list[pretrain.Graph], ar
     config = pretrain.TrainConfig(
         dim=arguments.dim, epochs=2, batch_size=1000, uniform_negatives=arguments.negatives, **case
     )
-    speeds = [[last_epoch_speed(graph, config) for graph in graphs] for _ in range(arguments.runs)]
+    speeds = [[last_epoch_speed(graph, config, "cpu") for graph in graphs] for _ in range(arguments.runs)]
     few, many = (statistics.median(run[at] for run in speeds) for at in (0, 1))
     return {"case": name, "few": few, "many": many, "ratio": statistics.median(run[1] / run[0] for run in speeds)}
-
-
-def last_epoch_speed(graph: pretrain.Graph, config: pretrain.TrainConfig) -> float:
-    speeds: list[float] = []
-    pretrain.train(
-        graph,
-        config,
-        device="cpu",
-        callback=lambda event: speeds.append(event["edges_per_second"]) if event["event"] == "epoch" else None,
-    )
-    return speeds[-1]
 
 
 if __name__ == "__main__":

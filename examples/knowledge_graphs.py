@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 from loaders import knowledge_graphs
 from loaders.knowledge_graphs import Parts
+from outputs import add_outputs, save, show
 from rich.console import Console
 
 from pretrain import TrainConfig, evaluate, train
-from recokit.cli import text_table
-from recokit.report import Report, Result, markdown_table, write_text
+from recokit.report import Report, Result
 
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
 SECONDS = "train_seconds"
@@ -112,21 +112,15 @@ def main(words: Sequence[str] | None = None) -> Report:
     parser.add_argument("--models", nargs="+", choices=tuple(models_of("codex-s")), help="all unless named")
     parser.add_argument("--part", choices=("test", "valid"), default="test")
     parser.add_argument("--seeds", type=int, default=3)
-    for name in ("json", "markdown"):
-        parser.add_argument(f"--{name}", type=Path)
+    add_outputs(parser, "json", "markdown")
     options = parser.parse_args(words)
     console = Console()
     parts = knowledge_graphs.load(options.dataset, options.data)
     models = {name: config for name, config in models_of(options.dataset).items() if name in (options.models or [name])}
     report = measure(parts, models, seeds=options.seeds, part=options.part, console=console)
     rows = summary(report, PUBLISHED[options.dataset] if options.part == "test" else {})
-    console.print(text_table(f"{options.dataset}, {options.part} part", rows[0], rows[1:]))
-    for key, value in report.results[0].protocol.items():
-        console.print(f"{key}: {value}")
-    if options.json:
-        report.save(options.json)
-    if options.markdown:
-        write_text(options.markdown, markdown_table(rows[0], rows[1:]) + "\n\n" + report.to_markdown())
+    show(console, f"{options.dataset}, {options.part} part", rows, report.results[0].protocol)
+    save(options, report, rows)
     return report
 
 

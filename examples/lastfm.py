@@ -24,14 +24,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from loaders import lastfm
+from outputs import add_outputs, save, show
 from rich.console import Console
-from who_to_follow import summary
 
 from pretrain import Graph, Relation, TrainConfig, export, train
 from recokit import CandidateGenerator, ExactIndex, Report, compare_candidates, evaluate_candidates
-from recokit.cli import text_table
 from recokit.floors import EASE, ItemKNN, Popularity
-from recokit.report import markdown_table, write_text
+from recokit.report import seed_table
 
 K = 10
 METRICS = (f"recall@{K}", f"ndcg@{K}")
@@ -224,21 +223,15 @@ def main(words: Sequence[str] | None = None) -> Report:
     parser.add_argument("--data", type=Path, required=True, help="folder of the five files")
     parser.add_argument("--part", choices=("test", "validation"), default="test")
     parser.add_argument("--seeds", type=int, default=3)
-    for name in ("json", "markdown", "plot"):
-        parser.add_argument(f"--{name}", type=Path)
+    add_outputs(parser, "json", "markdown", "plot")
     options = parser.parse_args(words)
     console = Console()
     report = measure(lastfm.load(options.data), seeds=range(options.seeds), part=options.part, console=console)
-    rows = summary(report, METRICS)
+    rows = seed_table(report, METRICS)
     if options.part == "test":
         rows += [(f"{name}, published", *(f"{value:.4f}" for value in values)) for name, values in PUBLISHED.items()]
-    console.print(text_table(f"Last.FM, {options.part} part", rows[0], rows[1:]))
-    for key, value in report.results[0].protocol.items():
-        console.print(f"{key}: {value}")
-    if options.json:
-        report.save(options.json)
-    if options.markdown:
-        write_text(options.markdown, markdown_table(rows[0], rows[1:]) + "\n\n" + report.to_markdown())
+    show(console, f"Last.FM, {options.part} part", rows, report.results[0].protocol)
+    save(options, report, rows)
     if options.plot:
         plot(report, options.plot)
     return report

@@ -26,13 +26,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from loaders import ciao
+from outputs import add_outputs, save
 from rich.console import Console
-from who_to_follow import CONFIG, LENGTH, Task, compare, evaluate, follow_graph, make_task, summary
+from who_to_follow import CONFIG, Task, compare, evaluate, follow_graph, make_task
+from who_to_follow import search as follow_search
 
 from pretrain import Graph, Model, TrainConfig, export, train
-from recokit import CandidateGenerator, ExactIndex, Report, Version
+from recokit import Report, Version
 from recokit.cli import text_table
-from recokit.report import Result, markdown_table, write_text
+from recokit.report import Result, seed_table
 
 EPOCHS, MORE = 30, 5
 # Of 10, 100, 1000 and of 1, 10: the strongest that cost no recall@10 on --part validation.
@@ -127,11 +129,9 @@ def measure(task: Task, *, seeds: int, console: Console | None = None) -> tuple[
 
 def search(task: Task, asking: Version, asked: Version) -> pd.DataFrame:
     """Lists of one version's accounts for the users of this or another."""
-    generate = CandidateGenerator(
-        ExactIndex.build(asked.table("user")), asking.table("user"), asking.relations["follows"],
-        any_version=asking is not asked,
-    )  # fmt: skip
-    return generate(task.users, k=LENGTH, exclude=task.exclude, allow=task.accounts, unknown="skip")
+    return follow_search(
+        task, asked.table("user"), asking.table("user"), asking.relations["follows"], any_version=asking is not asked
+    )
 
 
 def plot(curves: pd.DataFrame, path: Path) -> None:
@@ -159,13 +159,12 @@ def main(words: Sequence[str] | None = None) -> tuple[Report, pd.DataFrame]:
     parser.add_argument("--data", type=Path, required=True, help="folder of rating.mat and trust.mat")
     parser.add_argument("--part", choices=("test", "validation"), default="test")
     parser.add_argument("--seeds", type=int, default=3)
-    for name in ("json", "markdown", "plot"):
-        parser.add_argument(f"--{name}", type=Path)
+    add_outputs(parser, "json", "markdown", "plot")
     options = parser.parse_args(words)
     console = Console()
     task = make_task(ciao.load(options.data), part=options.part)
     report, curves = measure(task, seeds=options.seeds, console=console)
-    rows = summary(report, METRICS)
+    rows = seed_table(report, METRICS)
     tenths = curves.pivot_table(index="tenth", columns="way", values="drift", sort=False)
     head = ("degree", *map(str, tenths.columns))
     degrees = curves.groupby("tenth")["degree"].mean()
@@ -174,11 +173,7 @@ def main(words: Sequence[str] | None = None) -> tuple[Report, pd.DataFrame]:
         for tenth, values in zip(tenths.index, tenths.to_numpy(), strict=True)
     ]
     console.print(text_table("Refreshing a version", rows[0], rows[1:]), text_table("Drift by degree", head, lines))
-    if options.json:
-        report.save(options.json)
-    if options.markdown:
-        tables = [markdown_table(rows[0], rows[1:]), markdown_table(head, lines), report.to_markdown()]
-        write_text(options.markdown, "\n\n".join(tables))
+    save(options, report, rows, [head, *lines])
     if options.plot:
         plot(curves, options.plot)
     return report, curves

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from loaders import ciao
+from outputs import add_outputs, save, show
 from rich.console import Console
 
 from pretrain import Graph, Relation, TrainConfig, export, train
@@ -39,10 +40,9 @@ from recokit import (
     compare_candidates,
     evaluate_candidates,
 )
-from recokit.cli import text_table
 from recokit.floors import EASE, FollowCosine, ItemKNN, Popularity
 from recokit.frame import drop_seen, split_per_user
-from recokit.report import markdown_table, write_text
+from recokit.report import seed_table
 from recokit.skipgram import skipgram_queries, skipgram_table
 
 CUTOFFS = (10, 50)
@@ -186,9 +186,14 @@ def twhin(task: Task, graph: Graph, config: TrainConfig) -> pd.DataFrame:
 
 
 def search(
-    task: Task, table: EmbeddingTable, queries: EmbeddingTable, relation: RelationParameters | None = None
+    task: Task,
+    table: EmbeddingTable,
+    queries: EmbeddingTable,
+    relation: RelationParameters | None = None,
+    *,
+    any_version: bool = False,
 ) -> pd.DataFrame:
-    generate = CandidateGenerator(ExactIndex.build(table), queries, relation)
+    generate = CandidateGenerator(ExactIndex.build(table), queries, relation, any_version=any_version)
     return generate(task.users, k=LENGTH, exclude=task.exclude, allow=task.accounts, unknown="skip")
 
 
@@ -225,27 +230,6 @@ def compare(task: Task, a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str]
     return compare_candidates(a, b, task.relevant, k=CUTOFFS, names=names, seed=seed, protocol=task.protocol)
 
 
-def summary(report: Report, metrics: Sequence[str] = METRICS) -> list[tuple[str, ...]]:
-    """Head and rows of text: systems, mean ± deviation over seeds; differences, means with their intervals' ends."""
-    rows = report.to_frame()
-    rows = rows[rows["metric"].isin(metrics)]
-    out: list[tuple[str, ...]] = [("", *metrics)]
-    for name in sorted(rows["name"].unique(), key=lambda name: (" - " in name, list(rows["name"]).index(name))):
-        cells = []
-        for metric in metrics:
-            part = rows[(rows["name"] == name) & (rows["metric"] == metric)]
-            if part.empty:
-                cells.append("")
-            elif " - " in name:
-                ends = f"[{part['low'].mean():+.4f}, {part['high'].mean():+.4f}]"
-                cells.append(f"{part['value'].mean():+.4f} {ends}")
-            else:
-                spread = f" ± {part['value'].std():.4f}" if len(part) > 1 else ""
-                cells.append(f"{part['value'].mean():.4f}{spread}")
-        out.append((name, *cells))
-    return out
-
-
 def plot(report: Report, path: Path) -> None:
     """Bars of recall@10 and MRR; the lines on them are 95 % intervals over users, means over seeds."""
     from matplotlib.figure import Figure
@@ -270,8 +254,7 @@ def main(words: Sequence[str] | None = None) -> Report:
     parser.add_argument("--part", choices=("test", "validation"), default="test")
     parser.add_argument("--twins", choices=("out", "known"), default="out")
     parser.add_argument("--seeds", type=int, default=3)
-    for name in ("json", "markdown", "plot"):
-        parser.add_argument(f"--{name}", type=Path)
+    add_outputs(parser, "json", "markdown", "plot")
     options = parser.parse_args(words)
     console = Console()
     task = make_task(ciao.load(options.data, documented=options.documented), part=options.part, twins=options.twins)
@@ -280,14 +263,9 @@ def main(words: Sequence[str] | None = None) -> Report:
         f"{len(task.relevant):,} to be found for {len(task.users):,} users"
     )
     report = measure(task, seeds=options.seeds, twins=options.twins, console=console)
-    rows = summary(report)
-    console.print(text_table("Who to follow", rows[0], rows[1:]))
-    for key, value in task.protocol.items():
-        console.print(f"{key}: {value}")
-    if options.json:
-        report.save(options.json)
-    if options.markdown:
-        write_text(options.markdown, markdown_table(rows[0], rows[1:]) + "\n\n" + report.to_markdown())
+    rows = seed_table(report, METRICS)
+    show(console, "Who to follow", rows, task.protocol)
+    save(options, report, rows)
     if options.plot:
         plot(report, options.plot)
     return report

@@ -6,7 +6,7 @@ A new one is written beside the last, which goes afterwards: whenever the machin
 there, and the run that goes on from it ends with the same bytes as one that never stopped.
 """
 
-__all__ = ["Checkpoints", "remove_partial"]
+__all__ = ["Checkpoints"]
 
 import re
 import shutil
@@ -27,6 +27,7 @@ from recokit.table.folder import (
     manifest_value,
     new_folder,
     read_manifest,
+    remove_partial,
     write_json,
     write_npy,
 )
@@ -134,13 +135,6 @@ class Checkpoints:
                     "files": files,
                 },
             )
-
-
-def remove_partial(parent: Path, name: str) -> None:
-    """Remove what interrupted writes of folders, whose name matches the pattern ``name``, have left in ``parent``."""
-    for folder in parent.glob(".partial-*"):
-        if re.fullmatch(rf"\.partial-{name}-[0-9a-f]{{32}}", folder.name):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _difference(key: str, theirs: Any, ours: Any) -> str:

@@ -5,9 +5,7 @@ __all__ = ["pretrain"]
 import dataclasses
 import json
 import re
-import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,11 +14,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pretrain.checkpoint import remove_partial
 from pretrain.config import TrainConfig
 from pretrain.evaluate import Evaluation
 from pretrain.evaluate import evaluate as evaluate_model
-from pretrain.export import export, load_exported
+from pretrain.export import export, load_previous
 from pretrain.graph import Graph
 from pretrain.model import Model
 from pretrain.networks import train_networks
@@ -30,7 +27,7 @@ from recokit.cli import JsonFlag, text_table
 from recokit.errors import ConfigError, DataError, VersionError
 from recokit.overlap import TOLERATED, estimate_overlap
 from recokit.table import open_version
-from recokit.table.folder import check_name, new_folder, write_json
+from recokit.table.folder import check_name, new_folder, remove_folder, remove_partial, write_json
 
 
 def pretrain(
@@ -107,7 +104,7 @@ def pretrain(
     if as_json:
         document = _document(graph, target, seconds, models, evaluations)
         typer.echo(json.dumps(document, indent=2, allow_nan=False))
-    _remove(checkpoint)
+    remove_folder(checkpoint)  # at once: the half of the checkpoints would be taken for a damaged run
 
 
 def _protocol(evaluation: Evaluation) -> str:
@@ -137,13 +134,6 @@ def _write_once(path: Path, write: Callable[[Path], object], console: Console) -
         write(path)
 
 
-def _remove(checkpoint: Path) -> None:
-    """Remove the checkpoints at once: the half of them would be taken for a damaged run."""
-    going = checkpoint.with_name(f".partial-{checkpoint.name}-{uuid.uuid4().hex}")
-    checkpoint.rename(going)
-    shutil.rmtree(going, ignore_errors=True)
-
-
 def _train_config(settings: Settings, graph: Graph) -> TrainConfig:
     """Return the settings of the run, with the penalty of each entity type where some have their own."""
     config = settings.train
@@ -171,12 +161,10 @@ def _previous(settings: Settings, networks: Mapping[str, Any]) -> tuple[dict[str
     path = settings.previous
     if path is None:
         return {}, None
-    if (path / "model.json").is_file():
-        return dict.fromkeys(networks, Model.load(path)), None
     if networks and all((path / name / "model.json").is_file() for name in networks):
-        return {name: Model.load(path / name) for name in networks}, None
-    version = open_version(path)
-    return {name: load_exported(version, network=name or None) for name in networks}, version.name
+        return {name: load_previous(path / name) for name in networks}, None
+    parent = None if (path / "model.json").is_file() else open_version(path).name
+    return {name: load_previous(path, network=name or None) for name in networks}, parent
 
 
 def _seen(previous: Mapping[str, Model], held_out: Graph) -> list[str]:

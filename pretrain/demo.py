@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -23,7 +22,7 @@ from pretrain.planted import planted_movies
 from pretrain.progress import training_progress
 from recokit.cli import JsonFlag, text_table
 from recokit.errors import RecokitError
-from recokit.report import Report, markdown_table, write_text
+from recokit.report import Report, markdown_table, seed_table, write_text
 
 _RETRIEVAL = (
     "retrieval: each user's last 20 % of likes, among all movies",
@@ -61,7 +60,7 @@ def demo(
     ranking = Ranking(data, workshop)
     for seed in range(seeds):
         report |= ranking.run(seed)
-    figures = [(title, _figures(report.to_frame(), metrics)) for title, metrics in (_RETRIEVAL, _RANKING)]
+    figures = [(title, seed_table(report, metrics)) for title, metrics in (_RETRIEVAL, _RANKING)]
     examples: _Rows = [(user, "\n".join(liked), "\n".join(found)) for user, liked, found in retrieval.examples()]
     report.save(output / "report.json")
     write_text(output / "report.md", _markdown(data, report, figures, examples))
@@ -95,28 +94,6 @@ def _clear(output: Path) -> None:
 def _network(graph: Graph) -> Table:
     rows = [(name, r.source, r.target, f"{len(graph.edges[name]):,}") for name, r in graph.relations.items()]
     return text_table("the network", ("relation", "source", "target", "edges"), rows)
-
-
-def _figures(results: pd.DataFrame, metrics: tuple[str, ...]) -> _Rows:
-    """Head and rows of text: systems with the mean and deviation over seeds, then differences with their intervals.
-
-    A difference's interval is the mean over seeds of the paired bootstrap's ends.
-    """
-    rows = results[results["metric"].isin(metrics)]
-    names = list(rows["name"].drop_duplicates())
-    out: _Rows = [("", *metrics)]
-    for name in sorted(names, key=lambda name: " - " in name):
-        cells = []
-        for metric in metrics:
-            part = rows[(rows["name"] == name) & (rows["metric"] == metric)]
-            cell = f"{part['value'].mean():.4f}"
-            if " - " in name:
-                cell = f"{part['value'].mean():+.4f} [{part['low'].mean():+.4f}, {part['high'].mean():+.4f}]"
-            elif len(part) > 1:
-                cell += f" ± {part['value'].std():.4f}"
-            cells.append(cell)
-        out.append((name, *cells))
-    return out
 
 
 def _markdown(data: MovieData, report: Report, figures: list[tuple[str, _Rows]], examples: _Rows) -> str:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretrain.config import Relation, TrainConfig
-from pretrain.model import Model, base_name, reverse_name
+from pretrain.model import Model, reverse_name
 from recokit.errors import ConfigError, FormatError, closest
 from recokit.table import EmbeddingTable, RelationParameters, Version, open_version, write_version
 from recokit.table.folder import check_name
@@ -134,20 +134,11 @@ def _table(model: Model, entity: str, version: str) -> EmbeddingTable:
 
 def _relation(model: Model, name: str, network: str) -> RelationParameters:
     """Return a relation of the model, or a reciprocal one, as it stands in a version."""
-    forward = name in model.relations
-    relation = model.relations[name if forward else base_name(name)]
-    other = reverse_name(name) if forward else base_name(name)
-    learned = model.config.reciprocal and other in model.parameters and not (forward and other in model.relations)
-    ends = (relation.source, relation.target) if forward else (relation.target, relation.source)
-    return RelationParameters(
-        name=_named(name, network),
-        source=ends[0],
-        target=ends[1],
-        operator=model.operator_name(relation.name),
-        parameters=model.parameters[name].cpu().numpy(),
-        reciprocal=_named(other, network) if learned else None,
-        side=relation.operator_side if forward else "source",
-    )
+    found = model.relation_parameters(name)
+    if not network:
+        return found
+    reciprocal = None if found.reciprocal is None else _named(found.reciprocal, network)
+    return dataclasses.replace(found, name=_named(name, network), reciprocal=reciprocal)
 
 
 def _state(model: Model) -> dict[str, NDArray[Any]]:

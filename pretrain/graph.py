@@ -28,6 +28,7 @@ from pretrain.reading import Reader, Selection
 from pretrain.scans import Columns
 from recokit.errors import ConfigError, DataError, closest
 from recokit.table.folder import npy_digest
+from recokit.table.ids import ids_digest
 
 Unknown = Literal["refuse", "drop"]
 
@@ -275,7 +276,7 @@ class Graph:
         """SHA-256 of all entities' ids and all edges: two graphs of the same digest train alike."""
         digest = hashlib.sha256()
         for ids in self.entities.values():
-            digest.update(pa.record_batch([ids], names=["id"]).serialize())
+            digest.update(ids_digest(ids).encode())
         for edges in self.edges.values():
             for array in (edges.sources, edges.targets, edges.weights):
                 digest.update(b"none" if array is None else npy_digest(array).encode())

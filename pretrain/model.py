@@ -25,7 +25,7 @@ from pretrain.config import Relation, Side, TrainConfig
 from pretrain.movers import forms
 from pretrain.operators import OPERATORS
 from recokit.errors import ConfigError, DataError, FormatError, closest
-from recokit.table import Operator, num_parameters
+from recokit.table import Operator, RelationParameters, num_parameters
 from recokit.table.folder import (
     check_files,
     file_entries,
@@ -38,7 +38,7 @@ from recokit.table.folder import (
     write_parquet,
 )
 from recokit.table.id_column import IdColumn
-from recokit.table.ids import Ids
+from recokit.table.ids import Ids, ids_digest
 
 _FORMAT = "model/1"
 _REVERSE = "^-1"
@@ -151,6 +151,23 @@ class Model:
         scores = comparator.pairs(*prepared)[0] + bias.to(prepared[0].device)
         return scores.cpu().masked_fill(~known, torch.nan).numpy()
 
+    def relation_parameters(self, name: str) -> RelationParameters:
+        """Return a relation, or under its ``reverse_name`` a reciprocal one, with what it learned, for NumPy."""
+        forward = name in self.relations
+        relation = self.relations[name if forward else base_name(name)]
+        other = reverse_name(name) if forward else base_name(name)
+        learned = self.config.reciprocal and other in self.parameters and not (forward and other in self.relations)
+        ends = (relation.source, relation.target) if forward else (relation.target, relation.source)
+        return RelationParameters(
+            name=name,
+            source=ends[0],
+            target=ends[1],
+            operator=self.operator_name(relation.name),
+            parameters=self.parameters[name].cpu().numpy(),
+            reciprocal=other if learned else None,
+            side=relation.operator_side if forward else "source",
+        )
+
     def question(
         self, relation: str, side: Side, anchors: Tensor, *, prepared: dict[str, Tensor] | None = None
     ) -> Question:
@@ -167,7 +184,7 @@ class Model:
         given, asked = (ends.source, ends.target) if side == "target" else (ends.target, ends.source)
         reciprocal = self.config.reciprocal and (side == "target" or reverse_name(relation) in self.parameters)
         name = reverse_name(relation) if reciprocal and side == "source" else relation
-        operator = self.relations[relation].operator or self.config.operator
+        operator = self.operator_name(relation)
         form = forms(operator, ends.operator_side, self.config.comparator, reciprocal=reciprocal)[side]
         vectors, candidates = self.vectors[given], self.vectors[asked]
         vectors, block = vectors[anchors.to(vectors.device)], self.parameters[name][None]
@@ -228,7 +245,7 @@ class Model:
         """SHA-256 of all ids and all numbers that a warm start may carry."""
         digest = hashlib.sha256()
         for ids in self.entities.values():
-            digest.update(pa.record_batch([ids], names=["id"]).serialize())
+            digest.update(ids_digest(ids).encode())
         for part in (
             self.vectors,
             self.biases,

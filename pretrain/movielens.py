@@ -8,17 +8,13 @@ out of it.  The ratings are for research use and may not be redistributed.
 __all__ = ["MovieData", "load_movielens"]
 
 import dataclasses
-import hashlib
 import io
-import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pandas as pd
 
-from recokit.errors import ChecksumError, DataError
+from pretrain.wheels import cached_wheel
 
 _WHEEL = "recbole-1.2.1-py3-none-any.whl"
 _REQUIREMENT = "recbole==1.2.1"
@@ -74,7 +70,7 @@ def load_movielens(cache: str | Path | None = None) -> MovieData:
         DataError: The wheel is not there and cannot be downloaded.
         ChecksumError: The wheel is not the one that was published.
     """
-    with zipfile.ZipFile(_wheel(Path(cache) if cache else _default_cache())) as wheel:
+    with zipfile.ZipFile(cached_wheel(_REQUIREMENT, _WHEEL, _SHA256, cache)) as wheel:
         tables = {name: _table(wheel, name) for name in ("inter", "user", "item", "kg", "link")}
     ratings = tables["inter"].rename(columns={"user_id": "user", "item_id": "movie", "timestamp": "time"})
     items = tables["item"].rename(columns={"item_id": "movie", "movie_title": "title"})
@@ -98,30 +94,3 @@ def _table(wheel: zipfile.ZipFile, name: str) -> pd.DataFrame:
     """Read one tab-separated table; its header says ``name:type``."""
     frame = pd.read_csv(io.BytesIO(wheel.read(_FOLDER + name)), sep="\t", dtype=str)
     return frame.rename(columns={column: column.split(":")[0] for column in frame.columns})
-
-
-def _default_cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("RECOKIT_CACHE") or Path(home) / "recokit")
-
-
-def _wheel(cache: Path) -> Path:
-    path = cache / _WHEEL
-    if not path.is_file():
-        _download(cache)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != _SHA256:
-        raise ChecksumError(f"{path} has sha256 {digest}, expected {_SHA256}: delete it and try again")
-    return path
-
-
-def _download(cache: Path) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--retries=1"]
-    result = subprocess.run(
-        [*command, "--timeout=20", "--dest", str(cache), _REQUIREMENT], capture_output=True, text=True, check=False
-    )
-    if not (cache / _WHEEL).is_file():
-        lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
-        reason = lines[-1].removeprefix("ERROR: ") if lines else f"pip ended with {result.returncode}"
-        raise DataError(f"{_REQUIREMENT} cannot be downloaded and {cache} has none: {reason}")

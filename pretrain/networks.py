@@ -18,7 +18,7 @@ from pretrain.config import TrainConfig
 from pretrain.export import check_networks
 from pretrain.graph import Graph
 from pretrain.model import Model
-from pretrain.train import train
+from pretrain.train import check_alpha, train
 from recokit.errors import ConfigError, closest
 
 Callback = Callable[[str, Mapping[str, Any]], None]
@@ -89,9 +89,7 @@ def _check(
     for name in previous:
         if name not in networks:
             raise ConfigError(f"previous names the network {name!r}; {closest(name, networks)}")
-    for entity in config.alpha if isinstance(config.alpha, Mapping) else ():
-        if entity not in graph.entities:
-            raise ConfigError(f"alpha names the entity type {entity!r}; {closest(entity, graph.entities)}")
+    check_alpha(graph, config)
     for name, relations in networks.items():
         if not relations:
             raise ConfigError(f"network {name!r} has no relations")

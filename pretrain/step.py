@@ -84,8 +84,7 @@ class _Answer:
     anchors: Tensor  # (B, D)
     candidates: Tensor  # (B + N, D)
     block: Tensor  # (U, P)
-    anchor_bias: Tensor  # (B,)
-    candidate_bias: Tensor  # (B + N,)
+    biases: tuple[Tensor, Tensor] | None  # of the anchors (B,) and the candidates (B + N,)
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ class Step:
             for side, table in (("source", source_bias), ("target", target_bias))
         }
         grads = {side: torch.zeros_like(part) for side, part in vectors.items()}
-        bias_grads = {side: part.new_zeros(len(part)) for side, part in vectors.items()}
+        bias_grads = {side: None if bias is None else torch.zeros_like(bias) for side, bias in biases.items()}
         losses = batch.weights.new_zeros(size)
         relation_rows, relation_grads = [], []
         for form, anchor, asked, sampled, relations in (
@@ -153,6 +152,7 @@ class Step:
                 known[sampled.known[0], sampled.known[1]] = True
                 accidental |= known if sampled.questions is None else known[sampled.questions]
             anchor_bias, asked_bias = biases[anchor], biases[asked]
+            anchor_bias_grads, asked_bias_grads = bias_grads[anchor], bias_grads[asked]
             for relation_row, at, among, own_which in _parts(form, unique, which, size, len(rows[asked])):
                 answer = self._ask(
                     _Question(
@@ -170,8 +170,9 @@ class Step:
                 losses[at] += answer.losses
                 grads[anchor][at] += answer.anchors
                 grads[asked][among] += answer.candidates
-                bias_grads[anchor][at] += answer.anchor_bias
-                bias_grads[asked][among] += answer.candidate_bias
+                if answer.biases is not None and anchor_bias_grads is not None and asked_bias_grads is not None:
+                    anchor_bias_grads[at] += answer.biases[0]
+                    asked_bias_grads[among] += answer.biases[1]
                 relation_rows.append(relation_row)
                 relation_grads.append(answer.block)
         return Gradients(
@@ -182,8 +183,8 @@ class Step:
             grads["target"],
             torch.cat(relation_rows) if relation_rows else batch.relations[:0],
             torch.cat(relation_grads) if relation_grads else block[:0],
-            None if source_bias is None else bias_grads["source"],
-            None if target_bias is None else bias_grads["target"],
+            bias_grads["source"],
+            bias_grads["target"],
         )
 
     def _ask(self, ask: _Question) -> _Answer:
@@ -216,8 +217,12 @@ class Step:
         if self.temperature != 1.0:
             grad_positive = grad_positive / self.temperature
             grad_scores.div_(self.temperature)
-        grad_offset = grad_positive + grad_scores.sum(1) if self.loss.sees_offsets else torch.zeros_like(positive)
-        grad_drawn_bias = grad_scores.sum(0)  # (N,)
+        grad_offset = torch.zeros_like(positive)
+        if offset is not None and self.loss.sees_offsets:
+            grad_offset = grad_positive + grad_scores.sum(1)
+        biases = None
+        if ask.biases is not None:
+            biases = grad_offset, torch.cat([grad_positive, grad_scores.sum(0)])
         grad_queries, grad_own = comparator.pairs_backward(queries, own, pair_cache, grad_positive)
         grad_anchors, grad_drawn = comparator.block_backward(queries, drawn, block_cache, grad_scores)
         grad_anchors = comparator.prepare_backward(queries, query_cache, grad_anchors + grad_queries)
@@ -226,8 +231,7 @@ class Step:
             grad_anchors, grad_block = mover.backward(*moved, grad_anchors, grad_offset)
         else:
             grad_candidates, grad_block = mover.backward(*moved, grad_candidates, grad_offset)
-        bias_grads = torch.cat([grad_positive, grad_drawn_bias])
-        return _Answer(losses, grad_anchors, grad_candidates, grad_block, grad_offset, bias_grads)
+        return _Answer(losses, grad_anchors, grad_candidates, grad_block, biases)
 
 
 def _joined(own: Tensor, sampled: Sampled | None) -> Tensor:

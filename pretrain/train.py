@@ -6,7 +6,7 @@ batches the run may be written down, after an epoch it may be looked at: both le
 same seed gives the same bytes, killed and resumed or not.
 """
 
-__all__ = ["train"]
+__all__ = ["check_alpha", "train"]
 
 import copy
 import dataclasses
@@ -91,8 +91,11 @@ def train(
     if isinstance(previous, str | Path):
         previous = load_previous(previous)
     _check_validation(graph, config, validation)
-    _check_alpha(graph, config, previous)
+    check_alpha(graph, config)
+    if previous is None and any(config.alpha.values() if isinstance(config.alpha, Mapping) else (config.alpha,)):
+        raise ConfigError("alpha holds vectors near those of a previous model: give previous")
     check_reach(graph.relations.values(), config)
+    identity = None if checkpoint is None else _identity(graph, config, previous, carry_state, validation)
     models = []
     with (
         _matmul_precision(config.precision),
@@ -106,10 +109,10 @@ def train(
                 raise DataError("train: every edge of the graph has the weight 0")
             start = {} if previous is None else {"start": carry(previous, run, carry_state=carry_state)}
             checkpoints = None
-            if checkpoint is not None:
+            if checkpoint is not None and identity is not None:
                 folder = Path(checkpoint) / f"restart-{number}" if config.restarts > 1 else checkpoint
-                identity = _identity(graph, own, previous, carry_state, validation)
-                checkpoints = Checkpoints(folder, identity, seconds=checkpoint_seconds, resume=resume)
+                its = {**identity, "seed": own.seed}
+                checkpoints = Checkpoints(folder, its, seconds=checkpoint_seconds, resume=resume)
             models.append(_Training(run, callback, validation, checkpoints).model(start))
             if number:  # the best so far alone is kept
                 models = [max(models, key=_best_metric)]
@@ -138,14 +141,11 @@ def _check_validation(graph: Graph, config: TrainConfig, validation: Graph | Non
         raise ConfigError(f"evaluate_every is {config.evaluate_every}, so {config.epochs} epochs are never validated")
 
 
-def _check_alpha(graph: Graph, config: TrainConfig, previous: Model | None) -> None:
-    """Refuse a penalty on leaving a model that is not there, or of an entity type that is not."""
-    alphas = config.alpha if isinstance(config.alpha, Mapping) else {}
-    for entity in alphas:
+def check_alpha(graph: Graph, config: TrainConfig) -> None:
+    """Refuse a penalty of an entity type that is not there."""
+    for entity in config.alpha if isinstance(config.alpha, Mapping) else ():
         if entity not in graph.entities:
             raise ConfigError(f"alpha names the entity type {entity!r}; {closest(entity, graph.entities)}")
-    if previous is None and any(alphas.values() if alphas else (config.alpha,)):
-        raise ConfigError("alpha holds vectors near those of a previous model: give previous")
 
 
 class _Training:

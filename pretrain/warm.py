@@ -9,18 +9,16 @@ a trained one, at random.
 __all__ = ["carry"]
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pretrain.config import Relation, TrainConfig
-from pretrain.model import Model, base_name, reverse_name
+from pretrain.model import Model, base_name
 from pretrain.run import Run
 from recokit.errors import ConfigError
 from recokit.inductive import NeighborEdges, fill_from_neighbors, median_norm
-from recokit.table import RelationParameters
 
 
 def carry(previous: Model, run: Run, *, carry_state: bool = True) -> dict[str, dict[str, int]]:
@@ -98,7 +96,8 @@ def _fill(run: Run, known: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np
     norms = None  # under cos lengths mean nothing, and scaling would only make translations weigh less
     if run.config.comparator != "cos":
         norms = {entity: median_norm(table[known[entity]]) for entity, table in vectors.items() if known[entity].any()}
-    edges = [_neighbor_edges(run, name) for name in run.graph.relations]
+    now = run.model([], {})
+    edges = [_neighbor_edges(run, now, name) for name in run.graph.relations]
     longest = max(map(len, vectors.values()))  # no chain is longer
     filled = fill_from_neighbors(
         vectors, known, edges, comparator=run.config.comparator, iterations=longest, norms=norms
@@ -108,25 +107,7 @@ def _fill(run: Run, known: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np
     return {entity: part.rounds for entity, part in filled.items()}
 
 
-def _neighbor_edges(run: Run, name: str) -> NeighborEdges:
-    edges, relation = run.graph.edges[name], run.graph.relations[name]
-
-    def learned(key: str, **ends: Any) -> RelationParameters:
-        operator, row = run.rows[key]
-        return RelationParameters(
-            name=key,
-            operator=operator,  # type: ignore[arg-type]
-            parameters=run.blocks[operator][row].cpu().numpy().copy(),
-            **ends,
-        )
-
-    reverse = reverse_name(name)
-    return NeighborEdges(
-        learned(name, source=relation.source, target=relation.target, side=relation.operator_side),
-        edges.sources,
-        edges.targets,
-        run.edge_weights(name),
-        learned(reverse, source=relation.target, target=relation.source)
-        if run.config.reciprocal and reverse in run.rows and reverse not in run.graph.relations
-        else None,
-    )
+def _neighbor_edges(run: Run, now: Model, name: str) -> NeighborEdges:
+    edges, relation = run.graph.edges[name], now.relation_parameters(name)
+    reciprocal = None if relation.reciprocal is None else now.relation_parameters(relation.reciprocal)
+    return NeighborEdges(relation, edges.sources, edges.targets, run.edge_weights(name), reciprocal)

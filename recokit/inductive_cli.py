@@ -3,7 +3,7 @@
 __all__ = ["inductive"]
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -42,6 +42,7 @@ def inductive(
 
     from recokit.inductive import inductive_vectors
     from recokit.table import open_version
+    from recokit.table.relations import Side
 
     if output.exists():  # before the work, not after it
         raise VersionError(f"{output} exists already, and a table is never changed: choose another name")
@@ -54,13 +55,14 @@ def inductive(
     for name, file in files.items():
         relation = find_relation(version, name)
         frames[name] = frame = _read_edges(file, renamed.get(name))
-        for column, end in (("source", relation.source), ("target", relation.target)):
-            if (table := version.table_of(name, "source" if column == "source" else "target")) is not None:
+        for side in get_args(Side):
+            end = getattr(relation, side)
+            if (table := version.table_of(name, side)) is not None:
                 tables[end] = version.table(table)
                 if tables[end].id_type == "string":  # what a file writes as numbers
-                    frame[column] = frame[column].astype(str)
+                    frame[side] = frame[side].astype(str)
             if end == entity:
-                asked.append(frame[column])
+                asked.append(frame[side])
     result = inductive_vectors(
         tables,
         version.relations,

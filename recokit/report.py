@@ -10,7 +10,7 @@ does not have, is null there. In the views, results of one name, group and metri
 summarised as mean ± standard deviation (number of seeds); a single one stands as ``value [low, high]``.
 """
 
-__all__ = ["Report", "Result", "gather_provenance", "markdown_table", "write_text"]
+__all__ = ["Report", "Result", "gather_provenance", "markdown_table", "seed_table", "write_text"]
 
 import html
 import json
@@ -313,6 +313,30 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numb
     """Return a Markdown table: the first column to the left, the others, where they are numbers, to the right."""
     lines = [header, ["---"] + ["---:" if numbers else "---"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def seed_table(report: "Report", metrics: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return head and rows of text: systems, means ± deviations over seeds, then differences with their intervals.
+
+    A difference is a name with `` - `` in it; its interval is the mean over seeds of the paired bootstrap's ends.
+    """
+    rows = report.to_frame()
+    rows = rows[rows["metric"].isin(metrics)]
+    table: list[tuple[str, ...]] = [("", *metrics)]
+    for name in sorted(rows["name"].unique(), key=lambda name: " - " in name):
+        cells = []
+        for metric in metrics:
+            part = rows[(rows["name"] == name) & (rows["metric"] == metric)]
+            if part.empty:
+                cells.append("")
+            elif " - " in name:
+                ends = f"[{part['low'].mean():+.4f}, {part['high'].mean():+.4f}]"
+                cells.append(f"{part['value'].mean():+.4f} {ends}")
+            else:
+                spread = f" ± {part['value'].std():.4f}" if len(part) > 1 else ""
+                cells.append(f"{part['value'].mean():.4f}{spread}")
+        table.append((name, *cells))
+    return table
 
 
 def _markdown_section(results: Sequence[Result]) -> str:

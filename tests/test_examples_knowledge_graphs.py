@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import os
+import subprocess
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -89,7 +90,8 @@ def test_another_wheel_is_refused(example, cache):
 
 def test_a_wheel_that_cannot_be_had_is_said_so(example, tmp_path, monkeypatch):
     monkeypatch.setenv("RECOKIT_CACHE", str(tmp_path))
-    monkeypatch.setattr("subprocess.run", lambda *args, **kwargs: None)
+    silent = subprocess.CompletedProcess([], 1, stdout="", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: silent)
     with pytest.raises(DataError, match=r"pykeen==1\.11\.1 cannot be downloaded"):
         example("loaders.knowledge_graphs").load("kinships")
 

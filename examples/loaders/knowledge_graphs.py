@@ -7,10 +7,6 @@ pip downloads once (.7 MB) into the user's cache.
 
 __all__ = ["DATASETS", "Parts", "load"]
 
-import hashlib
-import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +14,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from pretrain import Graph
-from recokit.errors import ChecksumError, DataError
+from pretrain.wheels import cached_wheel
+from recokit.errors import DataError
 
 DATASETS = ("codex-s", "umls", "kinships")
+_REQUIREMENT = "pykeen==1.11.1"
 _WHEEL = "pykeen-1.11.1-py3-none-any.whl"
 _SHA256 = "b6cc0ab012fc6ba4f37b58fb7081a409a5c1f04cbbb0e0e9c2256e911757d4ba"
 
@@ -63,15 +61,7 @@ def _triples(path: Path | zipfile.Path) -> pd.DataFrame:
 
 
 def _wheel() -> Path:
-    cache = Path(os.environ.get("RECOKIT_CACHE") or Path.home() / ".cache" / "recokit")
-    path = cache / _WHEEL
-    if not path.is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        subprocess.run([*command, "--dest", str(cache), "pykeen==1.11.1"], capture_output=True, check=False)
-    if not path.is_file():
-        raise DataError(f"pykeen==1.11.1 cannot be downloaded and {cache} has none; name a folder of the three files")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != _SHA256:
-        raise ChecksumError(f"{path} has sha256 {digest}, expected {_SHA256}: delete it and try again")
-    return path
+    try:
+        return cached_wheel(_REQUIREMENT, _WHEEL, _SHA256)
+    except DataError as error:
+        raise DataError(f"{error}; name a folder of the three files") from error

@@ -11,15 +11,10 @@ The backends' readers trust their files, so checksums are verified on every load
 
 __all__ = ["check_parameters", "kind_of", "load", "save"]
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from recokit.errors import FormatError, VersionError
 from recokit.table import EmbeddingTable
@@ -35,10 +30,10 @@ from recokit.table.folder import (
     sha256_of,
     write_json,
 )
+from recokit.table.ids import ids_digest
 
 FORMAT = "index/1"
 _MANIFEST = "index.json"
-_BLOCK = 1 << 16  # ids hashed at once
 
 
 def save(
@@ -125,24 +120,5 @@ def _identity(table: EmbeddingTable) -> dict[str, Any]:
         "dim": table.dim,
         "fingerprint": table.fingerprint,
         "bias": None if table.bias is None else npy_digest(table.bias),
-        "ids": _ids_digest(table.ids),
+        "ids": ids_digest(table.ids),
     }
-
-
-def _ids_digest(ids: pa.Array) -> str:
-    """Return the SHA-256 of ids: of their type, then of the int64 values; or of each block's lengths and its bytes.
-
-    Not of their file, whose bytes are up to the release of Arrow that wrote it.
-    """
-    digest = hashlib.sha256(str(ids.type).encode())
-    for start in range(0, len(ids), _BLOCK):
-        block = ids.slice(start, _BLOCK)
-        if pa.types.is_int64(block.type):
-            digest.update(block.to_numpy().astype("<i8").tobytes())
-        else:
-            digest.update(pc.binary_length(block).to_numpy().astype("<i8").tobytes())
-            offsets = np.frombuffer(block.buffers()[1], np.int64, len(block) + 1, 8 * block.offset)
-            data = block.buffers()[2]
-            if data is not None:
-                digest.update(data.slice(int(offsets[0]), int(offsets[-1] - offsets[0])))
-    return digest.hexdigest()

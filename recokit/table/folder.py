@@ -103,7 +103,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     if os.path.lexists(path):
         raise VersionError(refusal)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f"{_PARTIAL}{path.name}-{uuid.uuid4().hex}"
+    partial = _partial(path)
     partial.mkdir()
     try:
         yield partial
@@ -119,6 +119,24 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     _sync_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder in one rename, so that nobody ever sees half of it; what is left is an interrupted write's."""
+    partial = _partial(path)
+    path.rename(partial)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partial(parent: Path, name: str) -> None:
+    """Remove what interrupted writes of folders, whose name matches the pattern ``name``, have left in ``parent``."""
+    for folder in parent.glob(f"{_PARTIAL}*"):
+        if re.fullmatch(rf"{re.escape(_PARTIAL)}{name}-[0-9a-f]{{32}}", folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.parent / f"{_PARTIAL}{path.name}-{uuid.uuid4().hex}"
 
 
 def write_json(path: Path, content: object) -> FileEntry:

@@ -1,7 +1,8 @@
 """Ids: int64 or strings, however they are held, as one Arrow array."""
 
-__all__ = ["IdType", "Ids", "arrow_of", "id_array", "id_type_of", "ids_of_type", "refuse_nulls"]
+__all__ = ["IdType", "Ids", "arrow_of", "id_array", "id_type_of", "ids_digest", "ids_of_type", "refuse_nulls"]
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
@@ -18,6 +19,8 @@ Ids: TypeAlias = (
     "Sequence[int] | Sequence[str] | NDArray[Any] | pa.Array | pa.ChunkedArray | pd.Series[Any] | pd.Index[Any]"
 )
 IdType = Literal["int64", "string"]
+
+_DIGESTED = 1 << 16  # ids hashed at once
 
 
 def id_array(ids: Ids, what: str = "ids") -> pa.Array:
@@ -113,3 +116,22 @@ def _first_odd(ids: Any) -> str:
             return f", but position {position} holds {item!r} ({type(item).__name__})"
         kind = expected
     return ""
+
+
+def ids_digest(ids: pa.Array) -> str:
+    """Return the SHA-256 of ids: of their type, then of the int64 values; or of each block's lengths and its bytes.
+
+    Not of their file, whose bytes are up to the release of Arrow that wrote it.
+    """
+    digest = hashlib.sha256(str(ids.type).encode())
+    for start in range(0, len(ids), _DIGESTED):
+        block = ids.slice(start, _DIGESTED)
+        if pa.types.is_int64(block.type):
+            digest.update(block.to_numpy().astype("<i8").tobytes())
+        else:
+            digest.update(pc.binary_length(block).to_numpy().astype("<i8").tobytes())
+            offsets = np.frombuffer(block.buffers()[1], np.int64, len(block) + 1, 8 * block.offset)
+            data = block.buffers()[2]
+            if data is not None:
+                digest.update(data.slice(int(offsets[0]), int(offsets[-1] - offsets[0])))
+    return digest.hexdigest()
