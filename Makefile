@@ -49,11 +49,11 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 # torch goes first and alone, so that its pinned version is there before anything asks for a range.
-$(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.installed-demo: pyproject.toml constraints.txt setup.py $(wildcard pretrain/native/*.?pp) | $(BIN)/python
 	@echo 'installing into $(VENV) (a minute or two the first time)'
 	@$(PIP) torch
 	@$(PIP) --editable '.[demo]'
-	@$(PIP) --editable '.[hnsw]' >$(VENV)/hnswlib.log 2>&1 \
+	@$(PIP) hnswlib >$(VENV)/hnswlib.log 2>&1 \
 		|| echo 'hnswlib was not installed: it has no wheel and needs a C++ compiler ($(VENV)/hnswlib.log); all else works without it'
 	@touch $@
 

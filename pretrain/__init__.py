@@ -8,11 +8,13 @@ __all__ = [
     "Evaluation",
     "Graph",
     "Model",
+    "PreparedGraph",
     "Relation",
     "TrainConfig",
     "evaluate",
     "export",
     "load_exported",
+    "prepare",
     "train",
     "train_networks",
 ]
@@ -26,6 +28,8 @@ try:
     from pretrain.graph import Graph
     from pretrain.model import Model
     from pretrain.networks import train_networks
+    from pretrain.prepare import prepare
+    from pretrain.prepared import PreparedGraph
     from pretrain.train import train
 except ModuleNotFoundError as error:
     if error.name not in ("torch", "duckdb"):

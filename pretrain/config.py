@@ -115,7 +115,9 @@ class TrainConfig:
         init_scale: Standard deviation of the first vectors' components.
         relation_init: Relations start as the identity, or at random: normal deviates of ``init_scale``, phases of
             rotations anywhere. Knowledge graphs of many relations prefer the latter.
-        precision: ``"float32"`` sums as torch does by default; ``"auto"`` may use faster products.
+        engine: ``"native"`` is compiled C++ on the CPU, ``"torch"`` runs everywhere; ``"auto"`` takes the fastest.
+        precision: ``"float32"``, or ``"auto"``: bfloat16 products with float32 sums where that is faster, but for
+            distances.
         deterministic: Same seed, same machine, same number of threads, same bytes.
         seed: Of the initial vectors, the order of the edges and the negatives.
 
@@ -160,6 +162,7 @@ class TrainConfig:
     metric: str = "mrr"
     init_scale: float = 0.1
     relation_init: Literal["identity", "random"] = "identity"
+    engine: Literal["auto", "native", "torch"] = "auto"
     precision: Literal["float32", "auto"] = "float32"
     deterministic: bool = True
     seed: int = 0
@@ -216,6 +219,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "relation_init": ("identity", "random"),
     "schedule": ("constant", "linear", "cosine"),
     "sides": get_args(Sides),
+    "engine": ("auto", "native", "torch"),
     "precision": ("float32", "auto"),
 }
 _ONLY_UNDER = {

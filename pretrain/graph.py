@@ -11,7 +11,6 @@ __all__ = ["Edges", "Graph", "GraphSummary", "Unknown", "check_seed"]
 import dataclasses
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 from pretrain.config import Relation, check_choice
 from pretrain.edges import Edges, without_unused
-from pretrain.reading import Reader, Selection
+from pretrain.reading import Reader, Selection, by_text
 from pretrain.scans import Columns
 from recokit.errors import ConfigError, DataError, closest
 from recokit.table.folder import npy_digest
@@ -193,7 +192,7 @@ class Graph:
             raise ConfigError("from_triples takes either relations= or like=: like has relations of its own")
         if like is not None:
             relations = {like.relation_ids.get(name, name): relation for name, relation in like.relations.items()}
-        given = _by_text(relations) if relations is not None else None
+        given = by_text(relations) if relations is not None else None
         with Reader() as reader:
             found = reader.add_mixed(
                 data,
@@ -380,16 +379,6 @@ def _check_columns(columns: Mapping[str, Columns] | None, given: Mapping[str, An
 
 def _source(data: str | Path | pd.DataFrame | pa.Table) -> str:
     return str(data) if isinstance(data, str | Path) else "frame"
-
-
-def _by_text(relations: Mapping[int | str, Relation] | Sequence[Relation]) -> dict[str, Relation]:
-    """Return what triples call each relation, to the relation."""
-    said = relations if isinstance(relations, Mapping) else [relation.name for relation in relations]
-    texts = [str(text) for text in said]
-    twice = sorted(text for text, count in Counter(texts).items() if count > 1)
-    if twice:
-        raise ConfigError(f"relation names must be unique, got twice: {', '.join(twice)}")
-    return dict(zip(texts, relations.values() if isinstance(relations, Mapping) else relations, strict=True))
 
 
 def check_seed(seed: int) -> None:

@@ -7,7 +7,7 @@ candidates stay as they are, and edges of thousands of relations share one block
 Shapes: B anchors, D dimension, R relations in the block, P parameters of one relation.
 """
 
-__all__ = ["Form", "Mover", "forms"]
+__all__ = ["Form", "Moved", "Mover", "Offset", "forms"]
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,29 +40,37 @@ class Mover(Protocol):
 
 
 @dataclass(frozen=True)
-class _Moved:
+class Moved:
     """An operator as a mover, of its own parameters or of a linear map of them that is its own transpose."""
 
-    operator: Operator
+    name: OperatorName
     mapped: Callable[[Tensor], Tensor] = lambda block: block
 
+    @property
+    def operator(self) -> Operator:
+        """What moves."""
+        return OPERATORS[self.name]
+
     def forward(self, vectors: Tensor, block: Tensor, which: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """See ``Mover``."""
         return self.operator.forward(vectors, self.mapped(block), which), None
 
     def backward(
         self, vectors: Tensor, block: Tensor, which: Tensor | None, grad: Tensor, grad_offset: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """See ``Mover``."""
         own, grad_block = self.operator.backward(vectors, self.mapped(block), which, grad)
         return own, self.mapped(grad_block)
 
 
 @dataclass(frozen=True)
-class _Offset:
+class Offset:
     """dot(A x + t, y) = dot(x, A' y) + dot(t, y): what is moved by the linear part, the rest is an offset."""
 
     linear: Mover
 
     def forward(self, vectors: Tensor, block: Tensor, which: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """See ``Mover``."""
         first, shift = self._parts(vectors, block)
         moved, _ = self.linear.forward(vectors, first, which)
         return moved, (vectors * spread(shift, which)).sum(1)
@@ -70,6 +78,7 @@ class _Offset:
     def backward(
         self, vectors: Tensor, block: Tensor, which: Tensor | None, grad: Tensor, grad_offset: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """See ``Mover``."""
         first, shift = self._parts(vectors, block)
         own, grad_first = self.linear.backward(vectors, first, which, grad, grad_offset)
         own = own + grad_offset[:, None] * spread(shift, which)
@@ -86,18 +95,18 @@ def _transposed(block: Tensor) -> Tensor:
     return block.view(-1, dim, dim).transpose(1, 2).reshape_as(block)
 
 
-_MOVERS: Mapping[str, Mover] = {name: _Moved(operator) for name, operator in OPERATORS.items()}
-_BACK = _Moved(OPERATORS["rotation"], torch.neg)
+_MOVERS: Mapping[str, Mover] = {name: Moved(name) for name in get_args(OperatorName)}
+_BACK = Moved("rotation", torch.neg)
 # comparator(operator_r(x), y) = comparator(x, pulled_r(y)) + offset; where a pair is missing there is no such form.
 _PULLERS: Mapping[tuple[str, str], Mover] = {
     **{("identity", comparator): _MOVERS["identity"] for comparator in ("dot", "cos", "l2", "squared_l2")},
     **{("rotation", comparator): _BACK for comparator in ("dot", "cos", "l2", "squared_l2")},
-    **{("translation", comparator): _Moved(OPERATORS["translation"], torch.neg) for comparator in ("l2", "squared_l2")},
-    ("translation", "dot"): _Offset(_MOVERS["identity"]),
+    **{("translation", comparator): Moved("translation", torch.neg) for comparator in ("l2", "squared_l2")},
+    ("translation", "dot"): Offset(_MOVERS["identity"]),
     ("diagonal", "dot"): _MOVERS["diagonal"],
-    ("complex_diagonal", "dot"): _Moved(OPERATORS["complex_diagonal"], conjugate),
-    ("linear", "dot"): _Moved(OPERATORS["linear"], _transposed),
-    ("affine", "dot"): _Offset(_Moved(OPERATORS["linear"], _transposed)),
+    ("complex_diagonal", "dot"): Moved("complex_diagonal", conjugate),
+    ("linear", "dot"): Moved("linear", _transposed),
+    ("affine", "dot"): Offset(Moved("linear", _transposed)),
 }
 
 

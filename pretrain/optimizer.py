@@ -5,12 +5,31 @@ The gradients of a batch are summed per row first (both ends, positives and nega
 row-wise form keeps one accumulator a row, of ``mean(g²)``, so that a table costs dim + 1 numbers a row, not 2 * dim.
 """
 
-__all__ = ["adagrad_", "row_adagrad_"]
+__all__ = ["adagrad_", "row_adagrad_", "update_"]
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 _EPSILON = 1e-10
+
+
+def update_(
+    table: Tensor,
+    state: Tensor,
+    parts: Sequence[tuple[Tensor, Tensor]],
+    learning_rate: float,
+    *,
+    max_norm: float = 0.0,
+) -> None:
+    """Update a table (N, D) in place by parts of (rows (B,), gradients (B, D)) that count as one.
+
+    The form of the state says which it is: (N,) row-wise, (N, D) element by element.
+    """
+    rows, grads = (torch.cat(part) for part in zip(*parts, strict=True))
+    update = adagrad_ if state.dim() == 2 else row_adagrad_
+    update(table, state, rows, grads, learning_rate, max_norm=max_norm)
 
 
 def row_adagrad_(

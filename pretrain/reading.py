@@ -6,11 +6,12 @@ relations it holds: to count, for the ids of each entity type and end, and to ma
 Shapes: B rows of a batch, E edges of a view, R relations of a view.
 """
 
-__all__ = ["TRIPLES", "Reader", "Selection"]
+__all__ = ["TRIPLES", "Reader", "Selection", "View", "bad_values", "by_text"]
 
 import dataclasses
 import difflib
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class Selection:
 
 
 @dataclasses.dataclass(frozen=True)
-class _View:
+class View:
     """Edges of one relation, or of all those that its column ``relation`` tells apart."""
 
     name: str
@@ -85,18 +86,24 @@ class _View:
 
 
 class Reader:
-    """DuckDB's side of a graph: views of edges are added, then built into entities and edges."""
+    """DuckDB's side of a graph: views of edges are added, then built into entities and edges.
 
-    def __init__(self) -> None:
-        self._db = duckdb.connect()
-        self._db.execute("SET preserve_insertion_order = true")
-        self._views: list[_View] = []
+    Args:
+        db: A connection, closed with the reader; by default one that keeps all in memory, and the edges' order.
+    """
+
+    def __init__(self, db: duckdb.DuckDBPyConnection | None = None) -> None:
+        self.db = duckdb.connect() if db is None else db
+        if db is None:
+            self.db.execute("SET preserve_insertion_order = true")
+        self.db.execute("SET enable_progress_bar = false")  # DuckDB draws one where Python is interactive
+        self.views: list[View] = []
 
     def __enter__(self) -> "Reader":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._db.close()
+        self.db.close()
 
     def add_frame(self, name: str, frame: pd.DataFrame | pa.Table, columns: Columns) -> None:
         """Take a relation's edges from a frame."""
@@ -106,7 +113,7 @@ class Reader:
 
     def add_file(self, name: str, path: str | Path, columns: Columns) -> None:
         """Take a relation's edges from Parquet or CSV."""
-        scan = scan_file(self._db, path, f"relation {name!r} ({path})")
+        scan = scan_file(self.db, path, f"relation {name!r} ({path})")
         self._add(scan, _read(scan.types, columns, _ROLES, scan.what), {name: name})
 
     def add_mixed(
@@ -137,7 +144,7 @@ class Reader:
             read = _read(_names(data), _triple_columns(_names(data), columns), roles, "the frame")
             scan = self._scan_frame(data, read, "the frame")
         else:
-            scan = scan_file(self._db, data, str(data))
+            scan = scan_file(self.db, data, str(data))
             if scan.is_text:
                 usual = [{**names, **columns}.values() for names in TRIPLES]
                 scan = with_header(scan, True if columns and header is None else header, usual)
@@ -149,21 +156,21 @@ class Reader:
         return list(view.relations)
 
     def _scan_frame(self, frame: pd.DataFrame | pa.Table, read: Columns, what: str) -> Scan:
-        return scan_frame(self._db, f"frame_{len(self._views)}", frame, read, what)
+        return scan_frame(self.db, f"frame_{len(self.views)}", frame, read, what)
 
     def _add(
         self, scan: Scan, read: Columns, relations: Mapping[str, str] | None, *, as_text: Collection[str] = ()
-    ) -> _View:
+    ) -> View:
         """Make a view of a scan and count its rows."""
         scan = with_exact_ids(scan, read, as_text)
         selected = [f"{converted(role, c, scan.types[c], scan.what)} AS {role}" for role, c in read.items()]
-        view = f"edges_{len(self._views)}"
-        self._db.execute(f"CREATE VIEW {view} AS SELECT {', '.join(selected)} FROM {scan.sql}")
+        view = f"edges_{len(self.views)}"
+        self.db.execute(f"CREATE VIEW {view} AS SELECT {', '.join(selected)} FROM {scan.sql}")
         mixed = "relation" in read
         counted = "count(*), count(*) FILTER (source IS NULL OR target IS NULL)"
         said = "relation" if mixed else literal(next(iter(relations or ())))
         with readable(scan.what):
-            rows = self._db.sql(
+            rows = self.db.sql(
                 f"SELECT {said}, {counted} FROM {view} {'GROUP BY relation' if mixed else ''}"
             ).fetchall()
         counts: dict[str | None, tuple[int, int]] = {text: (read, null) for text, read, null in rows}
@@ -171,8 +178,8 @@ class Reader:
             relations = {text: text for text in _in_order(counts)}
         kinds = {role: id_kind(scan.types[read[role]]) for role in _ENDS}
         roles = tuple(role for role in _ROLES if role in read)
-        self._views.append(_View(view, scan.what, roles, kinds, mixed, relations, counts))
-        return self._views[-1]
+        self.views.append(View(view, scan.what, roles, kinds, mixed, relations, counts))
+        return self.views[-1]
 
     def build(
         self,
@@ -190,36 +197,29 @@ class Reader:
             like: Entity type to ids of the type, integers or strings, that these must have too.
             may_be_empty: Whether a relation may have no edges.
         """
-        by_name = {relation.name: relation for relation in relations}
-        self._check_names(relations, by_name, min_count)
+        by_name = self.checked(relations, min_count)
         types = dict.fromkeys(end for r in relations for end in (r.source, r.target))
         entities = {entity: self._selected_ids(entity, by_name, min_count.get(entity, 1)) for entity in types}
         columns = {entity: IdColumn.of(ids) for entity, ids in entities.items()}
         mapped: dict[str, Edges] = {}
-        for view in self._views:
+        for view in self.views:
             with readable(view.what):
                 mapped |= self._mapped(view, by_name, columns)
         edges = {name: mapped[name] for name in by_name}
-        counts = self._summary(edges)
-        for row in counts:
-            if not row["edges"] and row["relation"] in edges and not may_be_empty:
-                raise DataError(
-                    f"relation {row['relation']!r} has no edges: {row['read']} read, {row['null']} without an end, "
-                    f"{row['below_min_count']} below min_count"
-                )
+        counts = self.summary({name: len(part) for name, part in edges.items()}, may_be_empty=may_be_empty)
         entities, edges = without_unused(by_name, entities, edges)
         entities = {entity: _of_type(ids, (like or {}).get(entity), entity) for entity, ids in entities.items()}
         return Selection(entities, edges, counts)
 
-    def _check_names(
-        self, relations: Sequence[Relation], by_name: Mapping[str, Relation], min_count: Mapping[str, int]
-    ) -> None:
+    def checked(self, relations: Sequence[Relation], min_count: Mapping[str, int]) -> dict[str, Relation]:
+        """Return relations by name, if they are those of the views and ``min_count`` names types of theirs."""
+        by_name = {relation.name: relation for relation in relations}
         if not relations:
             raise ConfigError("a graph needs at least one relation")
         if len(by_name) < len(relations):
             twice = sorted({r.name for r in relations if sum(o.name == r.name for o in relations) > 1})
             raise ConfigError(f"relation names must be unique, got twice: {', '.join(twice)}")
-        given = dict.fromkeys(name for view in self._views for name in view.relations.values())
+        given = dict.fromkeys(name for view in self.views for name in view.relations.values())
         for name in given:
             if name not in by_name:
                 raise ConfigError(f"edges are given for {name!r}, which is no relation; {closest(name, by_name)}")
@@ -232,11 +232,12 @@ class Reader:
                 raise ConfigError(f"min_count names the entity type {entity!r}; {closest(entity, types)}")
             if count < 1:
                 raise ConfigError(f"min_count of {entity!r} must be at least 1, got {count}")
+        return by_name
 
-    def _selected_ids(self, entity: str, relations: Mapping[str, Relation], min_count: int) -> pa.Array:
-        """Return the sorted ids of a type that occur at least ``min_count`` times."""
+    def occurring(self, entity: str, relations: Mapping[str, Relation], min_count: int) -> str:
+        """SQL of the ids of a type, in no order, that occur at least ``min_count`` times."""
         kinds, occurrences = {}, []
-        for view in self._views:
+        for view in self.views:
             for role in _ENDS:
                 said = [text for text, name in view.relations.items() if getattr(relations[name], role) == entity]
                 if said:
@@ -246,13 +247,17 @@ class Reader:
             listed = ", ".join(f"{kind} as {where}" for kind, where in kinds.items())
             raise DataError(f"ids of entity type {entity!r} must be all integers or all strings, got {listed}")
         counted = " UNION ALL ".join(occurrences)
-        query = f"SELECT id FROM ({counted}) GROUP BY id HAVING sum(n) >= {int(min_count)} ORDER BY id"
+        return f"SELECT id FROM ({counted}) GROUP BY id HAVING sum(n) >= {int(min_count)}"
+
+    def _selected_ids(self, entity: str, relations: Mapping[str, Relation], min_count: int) -> pa.Array:
+        """Return the sorted ids of a type that occur at least ``min_count`` times."""
+        query = f"{self.occurring(entity, relations, min_count)} ORDER BY id"
         with readable(f"entity type {entity!r}"):
-            ids = self._db.sql(query).to_arrow_table().column("id").combine_chunks()
+            ids = self.db.sql(query).to_arrow_table().column("id").combine_chunks()
         return ids if pa.types.is_integer(ids.type) else ids.cast(pa.large_string())
 
     def _mapped(
-        self, view: _View, relations: Mapping[str, Relation], columns: Mapping[str, IdColumn]
+        self, view: View, relations: Mapping[str, Relation], columns: Mapping[str, IdColumn]
     ) -> dict[str, Edges]:
         """Stream a view's edges, turn their ids into rows and part them by relation."""
         names = list(view.relations.values())
@@ -262,7 +267,7 @@ class Reader:
         query = f"SELECT {', '.join(roles)} {view.edges(view.relations)}"
         parts: dict[str, list[NDArray[Any]]] = {role: [] for role in (*view.roles, "relation")}
         num_bad = {role: np.zeros(len(names), np.int64) for role in _BAD if role in view.roles}
-        for batch in self._db.sql(query).to_arrow_reader(1 << 18):
+        for batch in self.db.sql(query).to_arrow_reader(1 << 18):
             relation = np.zeros(len(batch), np.int64) if numbers is None else numbers.rows(batch["relation"])  # (B,)
             values = {role: end.rows(batch[role], relation) for role, end in ends.items()} | {"relation": relation}
             for role in num_bad:
@@ -273,24 +278,50 @@ class Reader:
                 part.append(values[role][keep])
         for role, counts in num_bad.items():
             for number in np.flatnonzero(counts)[:1]:
-                raise DataError(f"relation {names[number]!r}: {counts[number]} {_BAD[role]}")
+                raise bad_values(names[number], int(counts[number]), role)
         joined = {role: np.concatenate(part) if part else np.empty(0, np.int64) for role, part in parts.items()}
         return _parted(names, joined)
 
-    def _summary(self, edges: Mapping[str, Edges]) -> tuple[dict[str, Any], ...]:
-        """Say of every relation what was read and dropped; those that were not asked for share a row."""
-        counts = {name: view.counts.get(text, (0, 0)) for view in self._views for text, name in view.relations.items()}
-        rows = [(name, *counts[name], len(part)) for name, part in edges.items()]
+    def summary(self, kept: Mapping[str, int], *, may_be_empty: bool = False) -> tuple[dict[str, Any], ...]:
+        """Say of every relation what was read and dropped; those that were not asked for share a row.
+
+        Args:
+            kept: Relation to the number of its edges that are left.
+            may_be_empty: Whether a relation may have none.
+        """
+        counts = {name: view.counts.get(text, (0, 0)) for view in self.views for text, name in view.relations.items()}
+        rows = [(name, *counts[name], edges) for name, edges in kept.items()]
         summary: list[dict[str, Any]] = [
-            {"relation": name, "read": read, "null": null, "below_min_count": read - null - kept, "edges": kept}
-            for name, read, null, kept in rows
+            {"relation": name, "read": read, "null": null, "below_min_count": read - null - edges, "edges": edges}
+            for name, read, null, edges in rows
         ]
-        unknown = [view.counts[text] for view in self._views for text in view.counts.keys() - view.relations.keys()]
+        for row in summary:
+            if not row["edges"] and not may_be_empty:
+                raise DataError(
+                    f"relation {row['relation']!r} has no edges: {row['read']} read, {row['null']} without an end, "
+                    f"{row['below_min_count']} below min_count"
+                )
+        unknown = [view.counts[text] for view in self.views for text in view.counts.keys() - view.relations.keys()]
         if unknown:
             read, null = map(sum, zip(*unknown, strict=True))
             left_out = f"({len(unknown)} not configured)"
             summary.append({"relation": left_out, "read": read, "null": null, "below_min_count": 0, "edges": 0})
         return tuple(summary)
+
+
+def by_text(relations: Mapping[int | str, Relation] | Sequence[Relation]) -> dict[str, Relation]:
+    """Return what triples call each relation, to the relation."""
+    said = relations if isinstance(relations, Mapping) else [relation.name for relation in relations]
+    texts = [str(text) for text in said]
+    twice = sorted(text for text, count in Counter(texts).items() if count > 1)
+    if twice:
+        raise ConfigError(f"relation names must be unique, got twice: {', '.join(twice)}")
+    return dict(zip(texts, relations.values() if isinstance(relations, Mapping) else relations, strict=True))
+
+
+def bad_values(relation: str, count: int, role: str) -> DataError:
+    """Return the error for weights or times that cannot be."""
+    return DataError(f"relation {relation!r}: {count} {_BAD[role]}")
 
 
 class _End:
@@ -367,7 +398,7 @@ def _in_order(texts: Iterable[str | None]) -> list[str]:
     return sorted(there, key=int) if all(_INTEGER.fullmatch(text) for text in there) else sorted(there)
 
 
-def _said_of(unknown: Mapping[str | None, int], view: _View) -> str:
+def _said_of(unknown: Mapping[str | None, int], view: View) -> str:
     """Say how many relations are not configured, and which one the first of them may be."""
     if None in unknown:
         return f"{unknown[None]:,} rows have no relation"

@@ -16,17 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.comparators import COMPARATORS
 from pretrain.config import Relation, Side, TrainConfig
+from pretrain.engine import StepOf, choose_engine
 from pretrain.graph import Graph
-from pretrain.losses import make_loss
 from pretrain.model import Model, reverse_name
 from pretrain.movers import Form, forms
 from pretrain.negatives import KnownPositives, NegativeSampler
 from pretrain.operators import start
-from pretrain.optimizer import adagrad_, row_adagrad_
 from pretrain.regularisers import penalty
-from pretrain.step import Batch, Gradients, Sampled, Step
+from pretrain.step import Batch, Gradients, Sampled
 from recokit.errors import ConfigError, DataError
 from recokit.table import Operator
 
@@ -40,7 +38,7 @@ class _Group:
     source: str  # entity types
     target: str
     operator: Operator
-    step: Step
+    step: StepOf
     sources: Tensor  # (E,) rows
     targets: Tensor  # (E,) rows
     relations: Tensor  # (E,) rows of the operator's block
@@ -70,6 +68,7 @@ class Run:
 
     def __init__(self, graph: Graph, config: TrainConfig, device: torch.device) -> None:
         self.graph, self.config, self.device = graph, config, device
+        self.engine = choose_engine(config, device)
         # Everything is drawn on the CPU first, so that a seed means the same start on every device.
         generator = torch.Generator().manual_seed(config.seed)
         # A seed of its own, so that negatives do not repeat the numbers of the first vectors.
@@ -172,12 +171,12 @@ class Run:
         reverse = None
         if config.reciprocal and "source" in self._sides(relation):
             reverse = spread([self.rows[reverse_name(name)][1] for name in names])
-        entering, comparator = self._forms(relation), COMPARATORS[config.comparator]
+        entering = self._forms(relation)
         group = _Group(
             source=relation.source,
             target=relation.target,
             operator=self._operator(relation),
-            step=Step(entering["target"], entering["source"], comparator, make_loss(config), config.temperature),
+            step=self.engine.make_step(entering["target"], entering["source"], config),
             sources=tensor(sources),
             targets=tensor(targets),
             relations=spread([self.rows[name][1] for name in names]),
@@ -350,33 +349,25 @@ class Run:
         return found
 
     def _update(self, group: _Group, gradients: Gradients, extra: list[tuple[Tensor, Tensor]], rate: float) -> None:
-        config = self.config
-        ends = [
-            (group.source, gradients.source_rows, gradients.source_grads, gradients.source_bias_grads),
-            (group.target, gradients.target_rows, gradients.target_grads, gradients.target_bias_grads),
-        ]
+        config, update_ = self.config, self.engine.update_
+        ends = {
+            group.source: [(gradients.source_rows, gradients.source_grads, gradients.source_bias_grads)],
+            group.target: [(gradients.target_rows, gradients.target_grads, gradients.target_bias_grads)],
+        }
         if group.source == group.target:  # one table: both ends count as one gradient
-            (entity, rows, grads, biases), (_, more_rows, more_grads, more_biases) = ends
-            both = None if biases is None or more_biases is None else torch.cat([biases, more_biases])
-            ends = [(entity, torch.cat([rows, more_rows]), torch.cat([grads, more_grads]), both)]
-        for entity, rows, grads, bias_grads in ends:
-            update = adagrad_ if config.optimizer == "adagrad" else row_adagrad_
-            update(
-                self.vectors[entity],
-                self.vector_state[entity],
-                rows,
-                grads,
-                rate * config.learning_rate,
-                max_norm=config.max_norm,
-            )
-            if bias_grads is not None:
-                bias = self.biases[entity][:, None]
-                row_adagrad_(bias, self.bias_state[entity], rows, bias_grads[:, None], rate * config.learning_rate)
-        rows, grads = (
-            torch.cat(parts) for parts in zip((gradients.relation_rows, gradients.relation_grads), *extra, strict=True)
-        )
+            ends[group.source].insert(0, (gradients.source_rows, gradients.source_grads, gradients.source_bias_grads))
+        for entity, parts in ends.items():
+            vectors = [(rows, grads) for rows, grads, _ in parts]
+            rates = rate * config.learning_rate
+            update_(self.vectors[entity], self.vector_state[entity], vectors, rates, max_norm=config.max_norm)
+            if entity in self.biases:
+                biases = [(rows, grads[:, None]) for rows, _, grads in parts if grads is not None]
+                update_(self.biases[entity][:, None], self.bias_state[entity], biases, rates)
         block, state = self.blocks[group.operator], self.block_state[group.operator]
-        adagrad_(block, state, rows, grads, rate * config.relation_learning_rate)
+        if block.shape[1]:
+            relations = [(gradients.relation_rows, gradients.relation_grads), *extra]
+            rows, grads = (torch.cat(parts) for parts in zip(*relations, strict=True))
+            update_(block, state, [(rows, grads)], rate * config.relation_learning_rate)
 
     # -- what it has come to -----------------------------------------------------------------------------------------
 

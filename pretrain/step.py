@@ -6,7 +6,7 @@ given the source, its target among other targets, and given the target, its sour
 Shapes: B edges, N negatives a side, D dimension, R relations, P parameters of a relation.
 """
 
-__all__ = ["Batch", "Gradients", "Sampled", "Step"]
+__all__ = ["Batch", "Gradients", "Place", "Sampled", "Step", "distinct", "joined", "parts"]
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -127,8 +127,8 @@ class Step:
         """
         size = len(batch.sources)
         rows = {
-            "source": _joined(batch.sources, batch.negative_sources),
-            "target": _joined(batch.targets, batch.negative_targets),
+            "source": joined(batch.sources, batch.negative_sources),
+            "target": joined(batch.targets, batch.negative_targets),
         }
         vectors = {"source": sources[rows["source"]], "target": targets[rows["target"]]}  # (B + N, D)
         biases = {
@@ -145,7 +145,7 @@ class Step:
         ):
             if sampled is None:
                 continue
-            unique, which = _distinct(batch.relations if relations is None else relations)
+            unique, which = distinct(batch.relations if relations is None else relations)
             accidental = rows[asked][:size, None] == sampled.rows  # (B, N)
             if sampled.known is not None:
                 known = torch.zeros_like(accidental)
@@ -153,7 +153,7 @@ class Step:
                 accidental |= known if sampled.questions is None else known[sampled.questions]
             anchor_bias, asked_bias = biases[anchor], biases[asked]
             anchor_bias_grads, asked_bias_grads = bias_grads[anchor], bias_grads[asked]
-            for relation_row, at, among, own_which in _parts(form, unique, which, size, len(rows[asked])):
+            for relation_row, at, among, own_which in parts(form, unique, which, size, len(rows[asked])):
                 answer = self._ask(
                     _Question(
                         form,
@@ -234,22 +234,23 @@ class Step:
         return _Answer(losses, grad_anchors, grad_candidates, grad_block, biases)
 
 
-def _joined(own: Tensor, sampled: Sampled | None) -> Tensor:
+def joined(own: Tensor, sampled: Sampled | None) -> Tensor:
+    """Return the rows (B + N,) of a side: the edges' own, then the negatives'."""
     return own if sampled is None else torch.cat([own, sampled.rows])
 
 
-def _distinct(relations: Tensor) -> tuple[Tensor, Tensor | None]:
+def distinct(relations: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return the distinct relations (U,) of a batch and which of them every edge has, None where there is one."""
     unique, which = torch.unique(relations, return_inverse=True)
     return unique, None if len(unique) == 1 else which
 
 
-_Place = slice | Tensor
+Place = slice | Tensor
 
 
-def _parts(
+def parts(
     form: Form, unique: Tensor, which: Tensor | None, size: int, total: int
-) -> Iterator[tuple[Tensor, _Place, _Place, Tensor | None]]:
+) -> Iterator[tuple[Tensor, Place, Place, Tensor | None]]:
     """Cut a question into what can be asked at once: all of it, or, where candidates move, the edges of one relation.
 
     Yields the relations (U,), the places of their edges among the B, the places of these edges' own candidates and of

@@ -185,15 +185,16 @@ class _Training:
         before = (self.epoch - 1) * len(batches)
         done = sum(len(positions) for _, positions in batches[: self.batch])
         first = done
-        for group, positions in batches[self.batch :]:
-            run.step(group, positions, self.losses, _rate(config, before + self.batch, total_steps))
-            self.batch += 1
-            done += len(positions)
-            if self.callback:
-                event = {"event": "step", "epoch": self.epoch, "epochs": config.epochs}
-                self.callback({**event, "done": done, "edges": self.total})
-            if self.checkpoints and self.batch < len(batches) and self.checkpoints.due():
-                self._checkpoint()
+        with run.engine.at_work():
+            for group, positions in batches[self.batch :]:
+                run.step(group, positions, self.losses, _rate(config, before + self.batch, total_steps))
+                self.batch += 1
+                done += len(positions)
+                if self.callback:
+                    event = {"event": "step", "epoch": self.epoch, "epochs": config.epochs}
+                    self.callback({**event, "done": done, "edges": self.total})
+                if self.checkpoints and self.batch < len(batches) and self.checkpoints.due():
+                    self._checkpoint()
         speed = (done - first) / (time.perf_counter() - started)
         self._end_epoch(speed)
 

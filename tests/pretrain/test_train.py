@@ -15,7 +15,6 @@ from pretrain.comparators import COMPARATORS
 from pretrain.config import LossName
 from pretrain.operators import OPERATORS
 from pretrain.planted import planted_blocks
-from pretrain.step import Step
 from recokit.errors import ConfigError, DataError
 
 LOSSES = get_args(LossName)
@@ -40,19 +39,18 @@ def two_types(num_edges=30, **relation):
 
 
 @pytest.fixture
-def batches(monkeypatch):
+def batches(monkeypatch, watch_steps):
     """Every batch that the step is called with, as lists, in order."""
-    seen, step = [], Step.__call__
+    seen = []
 
-    def spy(self, sources, targets, block, batch, **biases):
+    def see(sources, targets, block, batch):
         fields = {name: getattr(batch, name) for name in ("sources", "targets", "relations", "weights")}
         negatives = {name: getattr(batch, name) for name in ("negative_sources", "negative_targets")}
         rows = {name: [] if side is None else side.rows.tolist() for name, side in negatives.items()}
         seen.append({name: tensor.tolist() for name, tensor in fields.items()} | rows)
-        return step(self, sources, targets, block, batch, **biases)
 
     monkeypatch.setitem(train.__globals__, "check_reach", lambda *_: None)  # it tries steps of its own
-    monkeypatch.setattr(Step, "__call__", spy)
+    watch_steps(see)
     return seen
 
 

@@ -1,0 +1,117 @@
+"""Engines: what computes a batch's gradients and applies them.
+
+All of them take the same steps and agree to rounding: ``native`` is compiled C++ on the CPU, ``torch`` runs
+everywhere.
+"""
+
+__all__ = ["Engine", "choose_engine"]
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pretrain.comparators import COMPARATORS
+from pretrain.config import TrainConfig
+from pretrain.losses import make_loss
+from pretrain.movers import Form
+from pretrain.native.library import instructions, library
+from pretrain.native.step import NativeStep, uses_bfloat16
+from pretrain.native.step import update_ as native_update_
+from pretrain.optimizer import update_
+from pretrain.step import Batch, Gradients, Step
+from recokit.errors import ConfigError
+
+
+class StepOf(Protocol):
+    """Gives the gradients of a batch; see ``pretrain.step.Step``."""
+
+    def __call__(
+        self,
+        sources: Tensor,
+        targets: Tensor,
+        block: Tensor,
+        batch: Batch,
+        *,
+        source_bias: Tensor | None = None,
+        target_bias: Tensor | None = None,
+    ) -> Gradients:
+        """See ``pretrain.step.Step``."""
+        ...
+
+
+class UpdateOf(Protocol):
+    """Applies gradients; see ``pretrain.optimizer.update_``."""
+
+    def __call__(
+        self,
+        table: Tensor,
+        state: Tensor,
+        parts: Sequence[tuple[Tensor, Tensor]],
+        learning_rate: float,
+        *,
+        max_norm: float = 0.0,
+    ) -> None:
+        """See ``pretrain.optimizer.update_``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What trains batches.
+
+    Attributes:
+        name: ``"native"`` or ``"torch"``.
+        products: The arithmetic of its products, for people.
+        make_step: How relations enter the two questions (for the target, for the source), and the settings, to a step.
+        update_: Applies what the step returns.
+        has_threads: Whether it has threads of its own, as many as torch had when it was chosen.
+    """
+
+    name: str
+    products: str
+    make_step: Callable[[Form, Form, TrainConfig], StepOf]
+    update_: UpdateOf
+    has_threads: bool = False
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Leave the cores to the engine: torch's threads stay awake for milliseconds after each of their tasks."""
+        before = torch.get_num_threads()
+        if self.has_threads:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def choose_engine(config: TrainConfig, device: torch.device) -> Engine:
+    """Return the engine that the settings ask for, or the fastest that is there.
+
+    Raises:
+        ConfigError: The settings ask for one that is not there.
+    """
+    if config.engine == "native":
+        if device.type != "cpu":
+            raise ConfigError(f"engine 'native' trains on the CPU, not on {str(device)!r}")
+        if library() is None:
+            raise ConfigError("engine 'native' was not built: install the package where there is a C++ compiler")
+    if config.engine != "torch" and device.type == "cpu" and library() is not None:
+        products, threads = "bfloat16" if uses_bfloat16(config) else "float32", torch.get_num_threads()
+        return Engine(
+            "native",
+            f"{products}, {instructions()[0]}",
+            functools.partial(NativeStep, threads=threads),
+            functools.partial(native_update_, threads=threads),
+            has_threads=True,
+        )
+    return Engine("torch", config.precision, _torch_step, update_)
+
+
+def _torch_step(for_target: Form, for_source: Form, config: TrainConfig) -> Step:
+    return Step(for_target, for_source, COMPARATORS[config.comparator], make_loss(config), config.temperature)

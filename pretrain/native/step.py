@@ -1,0 +1,331 @@
+"""The training step and the optimizer by the compiled kernels: the same gradients as ``pretrain.step`` to rounding.
+
+The kernels gather, move, compare, lose and go all the way back themselves.  What they do not know, a relation's matrix,
+is done in torch before and after.
+Shapes: B edges, N negatives a side, D dimension, U relations of the batch, P parameters of a relation.
+"""
+
+__all__ = ["NativeStep", "update_", "uses_bfloat16"]
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from pretrain.config import TrainConfig
+from pretrain.movers import Form, Moved, Mover, Offset
+from pretrain.native.library import Contrast, Update, has_bfloat16, library
+from pretrain.step import Batch, Gradients, Place, Sampled, distinct, joined, parts
+
+_OPERATORS = {"identity": 0, "translation": 1, "diagonal": 2, "complex_diagonal": 3, "rotation": 3}
+_COMPARATORS = {"dot": 0, "cos": 1, "l2": 2, "squared_l2": 3}
+_LOSSES = {"softmax": 0, "logistic": 1, "ranking": 2}
+_REDUCTIONS = {"sum": 0, "mean": 1}
+_ADVERSARIAL = 2
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class NativeStep:
+    """Losses and gradients of a batch, of tables in memory of the CPU; see ``pretrain.step.Step``.
+
+    Args:
+        for_target: How relations enter the question for the target, whose anchors are the sources.
+        for_source: How they enter the question for the source.
+        config: Comparator, loss and precision.
+        threads: How many to work with; the same number gives the same bytes.
+    """
+
+    for_target: Form
+    for_source: Form
+    config: TrainConfig
+    threads: int = 1
+
+    def __call__(
+        self,
+        sources: Tensor,
+        targets: Tensor,
+        block: Tensor,
+        batch: Batch,
+        *,
+        source_bias: Tensor | None = None,
+        target_bias: Tensor | None = None,
+    ) -> Gradients:
+        """Compute losses and gradients; see ``pretrain.step.Step``."""
+        ends = {
+            "source": _End.of(sources, source_bias, batch.sources, batch.negative_sources),
+            "target": _End.of(targets, target_bias, batch.targets, batch.negative_targets),
+        }
+        losses = torch.zeros(len(batch.sources))
+        relation_rows, relation_grads = [], []
+        for form, anchor, asked, sampled, relations in (
+            (self.for_target, ends["source"], ends["target"], batch.negative_targets, batch.relations),
+            (self.for_source, ends["target"], ends["source"], batch.negative_sources, batch.reverse),
+        ):
+            if sampled is None:
+                continue
+            unique, which = distinct(batch.relations if relations is None else relations)
+            for rows, at, _, own_which in parts(form, unique, which, len(losses), len(asked.rows)):
+                relation_rows.append(rows)
+                ask = _Ask(self, form, anchor, asked, sampled, batch.weights, losses)
+                relation_grads.append(ask(block[rows], own_which, at))
+        source, target = ends["source"], ends["target"]
+        return Gradients(
+            losses,
+            source.rows,
+            source.grads,
+            target.rows,
+            target.grads,
+            torch.cat(relation_rows) if relation_rows else batch.relations[:0],
+            torch.cat(relation_grads) if relation_grads else block[:0],
+            source.bias_grads,
+            target.bias_grads,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _End:
+    """One end of the edges: its table, the rows that take part, and what their gradients become."""
+
+    table: Tensor  # (V, D)
+    bias: Tensor | None  # (V,)
+    own: Tensor  # (B,) rows
+    rows: Tensor  # (B + N,)
+    grads: Tensor  # (B + N, D)
+    bias_grads: Tensor | None  # (B + N,)
+
+    @classmethod
+    def of(cls, table: Tensor, bias: Tensor | None, own: Tensor, sampled: Sampled | None) -> "_End":
+        rows = joined(own, sampled)
+        bias_grads = None if bias is None else torch.zeros(len(rows))
+        return cls(table, bias, own, rows, torch.zeros(len(rows), table.shape[1]), bias_grads)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A mover that the kernels know: parameters as they want them, and gradients back from there."""
+
+    operator: int
+    mover: Moved
+    shifted: bool  # the block's last D columns are added to the scores as dot(anchor, shift)
+
+    @classmethod
+    def of(cls, mover: Mover) -> "_Known | None":
+        inner = mover.linear if isinstance(mover, Offset) else mover
+        if not isinstance(inner, Moved) or inner.name not in _OPERATORS:
+            return None
+        return cls(_OPERATORS[inner.name], inner, isinstance(mover, Offset))
+
+    def parameters(self, block: Tensor, dim: int) -> tuple[Tensor, Tensor | None]:
+        """Parameters (U, P) and shifts (U, D)."""
+        first, shift = (block[:, :-dim], block[:, -dim:].contiguous()) if self.shifted else (block, None)
+        first = self.mover.mapped(first)
+        if self.mover.name == "rotation":
+            first = torch.cat([first.cos(), first.sin()], 1)
+        return first.contiguous(), shift
+
+    def gradient(self, first: Tensor, grad: Tensor, grad_shift: Tensor | None) -> Tensor:
+        """Gradient (U, P) of the block."""
+        if self.mover.name == "rotation":  # d(cos φ, sin φ) = (-sin φ, cos φ) dφ
+            (cos, sin), (grad_cos, grad_sin) = first.chunk(2, 1), grad.chunk(2, 1)
+            grad = grad_sin * cos - grad_cos * sin
+        grad = self.mover.mapped(grad)
+        return grad if grad_shift is None else torch.cat([grad, grad_shift], 1)
+
+
+class _Grads(NamedTuple):
+    """What a call of the kernel adds to; ``drawn`` and its bias are written anew."""
+
+    losses: Tensor  # (B,)
+    anchors: Tensor  # (B, D)
+    own: Tensor  # (B, D)
+    drawn: Tensor  # (N, D)
+    offset: Tensor | None  # (B,) of what all scores of an anchor have in common
+    own_bias: Tensor | None  # (B,)
+    drawn_bias: Tensor | None  # (N,)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ask:
+    """A question for a batch; a call asks it for the edges of one part and adds what they give."""
+
+    step: NativeStep
+    form: Form
+    anchor: _End
+    asked: _End
+    sampled: Sampled
+    weights: Tensor  # (B,)
+    losses: Tensor  # (B,), added to
+
+    def __call__(self, block: Tensor, which: Tensor | None, at: Place) -> Tensor:
+        """Ask for the edges at some places; returns the gradient of the block (U, P)."""
+        known = _Known.of(self.form.mover)
+        anchor, asked, size = self.anchor, self.asked, len(self.asked.own)
+        if known is not None and isinstance(at, slice):  # the kernels add to the batch's own gradients
+            grads = _Grads(
+                self.losses,
+                anchor.grads[:size],
+                asked.grads[:size],
+                asked.grads[size:],
+                anchor.bias_grads if anchor.bias_grads is None else anchor.bias_grads[:size],
+                asked.bias_grads if asked.bias_grads is None else asked.bias_grads[:size],
+                asked.bias_grads if asked.bias_grads is None else asked.bias_grads[size:],
+            )
+            return self._by_rows(known, block, which, at, grads)
+        grads = self._fresh(len(anchor.own[at]))
+        gradient = (
+            self._moved(block, which, at, grads) if known is None else self._by_rows(known, block, which, at, grads)
+        )
+        self.losses[at] += grads.losses
+        anchor.grads[at] += grads.anchors
+        asked.grads[at] += grads.own
+        asked.grads[size:] += grads.drawn
+        for total, place, part in (
+            (anchor.bias_grads, at, grads.offset),
+            (asked.bias_grads, at, grads.own_bias),
+            (asked.bias_grads, slice(size, None), grads.drawn_bias),
+        ):
+            if total is not None and part is not None:
+                total[place] += part
+        return gradient
+
+    def _fresh(self, size: int) -> _Grads:
+        dim, negatives = self.asked.table.shape[1], len(self.sampled.rows)
+        shapes: tuple[tuple[int, ...], ...] = ((size,), (size, dim), (size, dim), (negatives, dim), (size,), (size,))
+        return _Grads(*(torch.zeros(shape) for shape in (*shapes, (negatives,))))
+
+    def _by_rows(self, known: _Known, block: Tensor, which: Tensor | None, at: Place, grads: _Grads) -> Tensor:
+        """Let the kernels gather and move."""
+        first, shift = known.parameters(block, self.asked.table.shape[1])
+        grad_first, grad_shift = torch.empty_like(first), None if shift is None else torch.empty_like(shift)
+        call = self._call(at, grads)
+        call.rows("anchors", self.anchor.table, self.anchor.own[at])
+        call.rows("own", self.asked.table, self.asked.own[at])
+        call.rows("drawn", self.asked.table, self.sampled.rows)
+        call.set(op=known.operator, moves_candidates=self.form.moves == "candidates")
+        call.set(relations=len(first), parameters=first.shape[1])
+        call.point(block=first, shift=shift, which=which, grad_block=grad_first, grad_shift=grad_shift)
+        call()
+        return known.gradient(first, grad_first, grad_shift)
+
+    def _moved(self, block: Tensor, which: Tensor | None, at: Place, grads: _Grads) -> Tensor:
+        """Move in torch what the kernels cannot, and take the gradients back from there."""
+        mover, size = self.form.mover, len(grads.losses)
+        call = self._call(at, grads)
+        call.set(relations=1)
+        if self.form.moves == "anchors":
+            vectors = self.anchor.table[self.anchor.own[at]]
+            moved, offset = mover.forward(vectors, block, which)
+            call.rows("anchors", moved)
+            call.rows("own", self.asked.table, self.asked.own[at])
+            call.rows("drawn", self.asked.table, self.sampled.rows)
+            call.add_offset(offset)
+            call()
+            own, gradient = mover.backward(vectors, block, which, grads.anchors, _there(grads.offset))
+            grads.anchors.copy_(own)
+            return gradient
+        vectors = self.asked.table[torch.cat([self.asked.own[at], self.sampled.rows])]
+        moved, _ = mover.forward(vectors, block, which)
+        call.rows("anchors", self.anchor.table, self.anchor.own[at])
+        call.rows("own", moved[:size])
+        call.rows("drawn", moved[size:])
+        call()
+        both = torch.cat([grads.own, grads.drawn])
+        own, gradient = mover.backward(vectors, block, which, both, _there(grads.offset))
+        grads.own.copy_(own[:size])
+        grads.drawn.copy_(own[size:])
+        return gradient
+
+    def _call(self, at: Place, grads: _Grads) -> "_Call":
+        """Fill in all but where the vectors come from and what moves them."""
+        config, sampled, own = self.step.config, self.sampled, self.asked.own[at]
+        call = _Call()
+        call.set(size=len(own), negatives=len(sampled.rows), dim=self.asked.table.shape[1])
+        call.set(comparator=_COMPARATORS[config.comparator], loss=_LOSSES[config.loss], scale=1 / config.temperature)
+        call.set(reduction=_ADVERSARIAL if config.adversarial else _REDUCTIONS[config.negative_reduction])
+        call.set(adversarial=config.adversarial, margin=config.margin, offset=config.score_offset)
+        call.set(half=uses_bfloat16(config), threads=self.step.threads)
+        call.point(own_ids=own, drawn_ids=sampled.rows, weights=self.weights[at], log_expected=sampled.log_expected)
+        call.point(losses=grads.losses, grad_anchors=grads.anchors, grad_own=grads.own, grad_drawn=grads.drawn)
+        call.point(grad_anchor_bias=grads.offset, grad_own_bias=grads.own_bias, grad_drawn_bias=grads.drawn_bias)
+        if self.anchor.bias is not None and self.asked.bias is not None:
+            call.point(own_bias=self.asked.bias[own], drawn_bias=self.asked.bias[sampled.rows])
+            call.add_offset(self.anchor.bias[self.anchor.own[at]])
+        if sampled.known is not None:
+            order = sampled.known[0].argsort(stable=True)
+            questions = torch.arange(len(self.asked.own))
+            ends = torch.searchsorted(sampled.known[0][order], questions, right=True)
+            asked = questions if sampled.questions is None else sampled.questions
+            call.point(known_ends=ends, known_places=sampled.known[1][order], questions=asked[at])
+        return call
+
+
+class _Call:
+    """A call of the kernel in the making; it keeps what its pointers point to."""
+
+    def __init__(self) -> None:
+        self._arguments = Contrast()
+        self._kept: dict[str, Any] = {}
+
+    def set(self, **numbers: float) -> None:
+        for name, number in numbers.items():
+            setattr(self._arguments, name, number)
+
+    def point(self, **tensors: Tensor | None) -> None:
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                self._kept[name] = kept = tensor.contiguous()
+                setattr(self._arguments, name, kept.data_ptr())
+
+    def rows(self, name: str, matrix: Tensor, rows: Tensor | None = None) -> None:
+        matrix = matrix.contiguous()
+        rows = rows if rows is None else rows.contiguous()
+        self._kept[name] = matrix, rows
+        where = getattr(self._arguments, name)
+        where.matrix, where.rows = matrix.data_ptr(), None if rows is None else rows.data_ptr()
+
+    def add_offset(self, offset: Tensor | None) -> None:
+        """Add a number (B,) to the scores of every anchor."""
+        if offset is not None:
+            before = self._kept.get("anchor_bias")
+            self.point(anchor_bias=offset if before is None else before + offset)
+
+    def __call__(self) -> None:
+        if not _there(library()).recokit_contrast(ctypes.byref(self._arguments)):
+            raise MemoryError("there is no memory for the scores of a batch; try a smaller batch or fewer negatives")
+
+
+def _there(found: _T | None) -> _T:
+    if found is None:
+        raise RuntimeError("the kernels were not built, or a gradient was not asked for")
+    return found
+
+
+def uses_bfloat16(config: TrainConfig) -> bool:
+    """Whether the products of a run take bfloat16: distances, differences of large numbers, never do."""
+    return config.precision == "auto" and config.comparator in ("dot", "cos") and has_bfloat16()
+
+
+def update_(
+    table: Tensor,
+    state: Tensor,
+    parts: Sequence[tuple[Tensor, Tensor]],
+    learning_rate: float,
+    *,
+    max_norm: float = 0.0,
+    threads: int = 1,
+) -> None:
+    """Update a table (V, D) in place by Adagrad; see ``pretrain.optimizer.update_``."""
+    arguments = Update()
+    arguments.table, arguments.state, arguments.dim = table.data_ptr(), state.data_ptr(), table.shape[1]
+    arguments.elements, arguments.rate, arguments.max_norm = state.dim() == 2, learning_rate, max_norm
+    arguments.parts, arguments.threads = len(parts), threads
+    kept = [(rows.contiguous(), grads.contiguous()) for rows, grads in parts]
+    for number, (rows, grads) in enumerate(kept):
+        arguments.rows[number], arguments.grads[number] = rows.data_ptr(), grads.data_ptr()
+        arguments.counts[number] = len(rows)
+    if not _there(library()).recokit_update(ctypes.byref(arguments)):
+        raise MemoryError("there is no memory for the rows of a batch; try a smaller batch or fewer negatives")
