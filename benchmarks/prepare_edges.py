@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from pretrain import Relation
 from pretrain.memory import process_bytes
-from pretrain.prepare import prepare
+from pretrain.preparation import prepare
 
 _BATCH = 2_000_000
 _ODD = {"source": np.uint64(0x9E3779B97F4A7C15), "target": np.uint64(0xC2B2AE3D27D4EB4F)}

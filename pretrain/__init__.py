@@ -28,7 +28,7 @@ try:
     from pretrain.graph import Graph
     from pretrain.model import Model
     from pretrain.networks import train_networks
-    from pretrain.prepare import prepare
+    from pretrain.preparation import prepare
     from pretrain.prepared import PreparedGraph
     from pretrain.train import train
 except ModuleNotFoundError as error:

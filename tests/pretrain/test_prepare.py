@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pretrain import Graph, Relation, TrainConfig, train
-from pretrain.prepare import _cut, prepare
+from pretrain.preparation import _cut, prepare
 from pretrain.prepared import PreparedGraph
 from recokit.errors import ChecksumError, ConfigError, DataError, FormatError, VersionError
 
@@ -506,7 +506,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path):
 
 
 def test_too_little_memory_is_said_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("pretrain.prepare._limit", lambda memory: 4_000_000)
+    monkeypatch.setattr("pretrain.preparation._limit", lambda memory: 4_000_000)
     paths = written(tmp_path, **random_edges(0, 50_000, 40, 200_000, 10))
     with pytest.raises(ConfigError, match=r"memory='5MB' does not suffice: give more, or fewer threads .*Memory"):
         prepare(tmp_path / "graph", RELATIONS, files=paths, memory="5MB")
@@ -561,7 +561,7 @@ def test_memory_bounds_the_process(tmp_path):
     code = f"""
 from pathlib import Path
 from pretrain import Relation
-from pretrain.prepare import prepare
+from pretrain.preparation import prepare
 folder = Path({str(tmp_path)!r})
 prepare(folder / "graph", [Relation("clicks", "user", "ad")], files={{"clicks": folder / "clicks.parquet"}},
         partitions=4, memory="1GB", threads=2)
