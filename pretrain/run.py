@@ -1,14 +1,14 @@
 """A training run: tables, accumulators, edges and samplers on one device, and what one batch does to them.
 
 Relations that differ in nothing but their parameters form a group, whose edges share batches and negatives, so that
-thousands of relations cost what ten do.
+thousands of relations cost what ten do.  A group's ends are tables: those of entity types, or of their partitions.
 Shapes: B batch, E edges, N entities of a type, D dimension, R relations, P parameters.
 """
 
-__all__ = ["Run"]
+__all__ = ["Group", "Run", "cut", "edge_weights", "large_empty", "seed_of"]
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from pretrain.config import Relation, Side, TrainConfig
+from pretrain.edges import Edges
 from pretrain.engine import StepOf, choose_engine
 from pretrain.graph import Graph
 from pretrain.model import Model, reverse_name
 from pretrain.movers import Form, forms
+from pretrain.native.library import large_pages
 from pretrain.negatives import KnownPositives, NegativeSampler
 from pretrain.operators import start
 from pretrain.regularisers import penalty
@@ -32,10 +34,10 @@ _LIGHTEST, _HEAVIEST = 1e-9, 1e9  # weights of an edge whose squared gradients f
 
 
 @dataclass(frozen=True, eq=False)
-class _Group:
+class Group:
     """Relations whose edges share batches."""
 
-    source: str  # entity types
+    source: str  # tables
     target: str
     operator: Operator
     step: StepOf
@@ -54,44 +56,72 @@ class _Group:
 
 
 class Run:
-    """State of a training run.
+    """State of a training run; ``Run.of`` makes that of a graph.
+
+    Attributes:
+        vectors: Table to its vectors (N, D); tables are called like entity types, or like their partitions.
+        vector_state: Table to the optimizer's accumulators, (N,) or (N, D).
+        biases: Table to its biases (N,), where there are any.
+        bias_state: Table to their accumulators (N,).
+        blocks: Operator to the parameters (R, P) of its relations, with ``block_state``.
+        rows: Relation, or its reverse, to operator and row of the block.
+        groups: Relations and their edges.
+        anchors: Table to the vectors (N, D) to stay near, with the penalty (N,) of each row for an occurrence.
 
     Args:
-        graph: The edges.
+        relations: Name to ``Relation``.
         config: The settings.
         device: Where everything lies.
+        generator: Draws parameters that start at random.
 
     Raises:
-        ConfigError: A dimension does not suit an operator, or a relation has no negatives.
-        DataError: Edges weigh what float32 cannot train with.
+        ConfigError: A dimension does not suit an operator, or relations and settings do not go together.
     """
 
-    def __init__(self, graph: Graph, config: TrainConfig, device: torch.device) -> None:
-        self.graph, self.config, self.device = graph, config, device
+    def __init__(
+        self,
+        relations: Mapping[str, Relation],
+        config: TrainConfig,
+        device: torch.device,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.relations, self.config, self.device = relations, config, device
         self.engine = choose_engine(config, device)
+        # A seed of its own, so that negatives do not repeat the numbers of the first vectors.
+        self.sampler_generator = torch.Generator(device).manual_seed(seed_of(config.seed, 0))
+        self.vectors: dict[str, Tensor] = {}
+        self.vector_state: dict[str, Tensor] = {}
+        self.biases: dict[str, Tensor] = {}
+        self.bias_state: dict[str, Tensor] = {}
+        self.rows: dict[str, tuple[str, int]] = {}
+        self.blocks = self._start_blocks(generator or torch.Generator().manual_seed(config.seed))
+        self.block_state = {operator: torch.zeros_like(block) for operator, block in self.blocks.items()}
+        self.groups: list[Group] = []
+        self.anchors: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def of(cls, graph: Graph, config: TrainConfig, device: torch.device) -> "Run":
+        """Start a run on a graph: its entities' tables at random, its edges as groups.
+
+        Raises:
+            ConfigError: See the class, or a relation has no negatives.
+            DataError: Edges weigh what float32 cannot train with.
+        """
         # Everything is drawn on the CPU first, so that a seed means the same start on every device.
         generator = torch.Generator().manual_seed(config.seed)
-        # A seed of its own, so that negatives do not repeat the numbers of the first vectors.
-        self.sampler_generator = torch.Generator(device).manual_seed(_seed(config.seed, 0))
-        self.degrees = {entity: graph.degrees(entity, weighing=True) for entity in graph.entities}
-        self.vectors = {
-            entity: (torch.randn(len(ids), config.dim, generator=generator) * config.init_scale).to(device)
+        vectors = {
+            entity: large_empty(len(ids), config.dim).normal_(generator=generator).mul_(config.init_scale)
             for entity, ids in graph.entities.items()
         }
-        self.vector_state = {
-            entity: torch.zeros_like(table if config.optimizer == "adagrad" else table[:, 0])
-            for entity, table in self.vectors.items()
-        }
-        biased = graph.entities if config.bias else {}
-        self.biases = {entity: torch.zeros(len(ids), device=device) for entity, ids in biased.items()}
-        self.bias_state = {entity: torch.zeros_like(bias) for entity, bias in self.biases.items()}
-        self.rows: dict[str, tuple[str, int]] = {}  # relation, or its reverse, to operator and row of the block
-        self.blocks = self._start_blocks(generator)
-        self.block_state = {operator: torch.zeros_like(block) for operator, block in self.blocks.items()}
-        self.groups = [self._group(names) for names in self._grouped()]
-        self.weight_of = self._weight_of_relations()
-        # The vectors (N, D) to stay near, with the penalty (N,) of each row for an occurrence; see ``stay_near``.
-        self.anchors: dict[str, tuple[Tensor, Tensor]] = {}
+        run = cls(graph.relations, config, device, generator)
+        for entity, drawn in vectors.items():
+            run.vectors[entity] = table = drawn.to(device)
+            run.vector_state[entity] = torch.zeros_like(table if config.optimizer == "adagrad" else table[:, 0])
+            if config.bias:
+                run.biases[entity] = torch.zeros(len(table), device=device)
+                run.bias_state[entity] = torch.zeros_like(run.biases[entity])
+        run.groups = run.make_groups(graph.edges)
+        return run
 
     # -- how it starts -----------------------------------------------------------------------------------------------
 
@@ -104,7 +134,7 @@ class Run:
 
     def _start_blocks(self, generator: torch.Generator) -> dict[str, Tensor]:
         starts: dict[str, list[Tensor]] = {}
-        for name, relation in self.graph.relations.items():
+        for name, relation in self.relations.items():
             operator = self._operator(relation)
             if self.config.reciprocal and (relation.operator_side == "target" or "target" not in self._sides(relation)):
                 raise ConfigError(
@@ -131,7 +161,7 @@ class Run:
     def _grouped(self) -> list[list[str]]:
         """Return the relations of every group."""
         groups: dict[tuple[Any, ...], list[str]] = {}
-        for name, relation in self.graph.relations.items():
+        for name, relation in self.relations.items():
             key = (
                 relation.source,
                 relation.target,
@@ -153,14 +183,26 @@ class Run:
             for field in ("uniform_negatives", "prevalence_negatives", "in_batch_negatives")
         )
 
-    def _group(self, names: list[str]) -> _Group:
-        config, graph = self.config, self.graph
-        relation, numbers = graph.relations[names[0]], {name: at for at, name in enumerate(graph.relations)}
-        lengths = [len(graph.edges[name]) for name in names]
-        weights = np.concatenate([self.edge_weights(name) for name in names])
+    def make_groups(
+        self, edges: Mapping[str, Edges], tables: Callable[[Relation], tuple[str, str]] | None = None
+    ) -> list[Group]:
+        """Put relations and their edges together.
+
+        Args:
+            edges: Relation to its edges, as rows of their ends' tables.
+            tables: A relation to the tables of its source and target, where they are not called like entity types.
+        """
+        tables = tables or (lambda relation: (relation.source, relation.target))
+        return [self._group(names, edges, *tables(self.relations[names[0]])) for names in self._grouped()]
+
+    def _group(self, names: list[str], edges: Mapping[str, Edges], source: str, target: str) -> Group:
+        config = self.config
+        relation, numbers = self.relations[names[0]], {name: at for at, name in enumerate(self.relations)}
+        lengths = [len(edges[name]) for name in names]
+        weights = np.concatenate([edge_weights(self.relations[name], edges[name], config) for name in names])
         counted = weights > 0  # an edge of weight 0 is none
-        sources = np.concatenate([graph.edges[name].sources for name in names])[counted]
-        targets = np.concatenate([graph.edges[name].targets for name in names])[counted]
+        sources = np.concatenate([edges[name].sources for name in names])[counted]
+        targets = np.concatenate([edges[name].targets for name in names])[counted]
 
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(self.device)
@@ -172,9 +214,9 @@ class Run:
         if config.reciprocal and "source" in self._sides(relation):
             reverse = spread([self.rows[reverse_name(name)][1] for name in names])
         entering = self._forms(relation)
-        group = _Group(
-            source=relation.source,
-            target=relation.target,
+        group = Group(
+            source=source,
+            target=target,
             operator=self._operator(relation),
             step=self.engine.make_step(entering["target"], entering["source"], config),
             sources=tensor(sources),
@@ -193,10 +235,10 @@ class Run:
         )
         uniform, prevalence, in_batch = self._counts(relation)
         for side in self._sides(relation):
-            rows, entity = (targets, relation.target) if side == "target" else (sources, relation.source)
+            rows, table = (targets, target) if side == "target" else (sources, source)
             try:
                 group.samplers[side] = NegativeSampler(
-                    np.bincount(rows, minlength=graph.num_entities(entity)),
+                    np.bincount(rows, minlength=len(self.vectors[table])),
                     uniform=uniform,
                     prevalence=prevalence,
                     in_batch=in_batch,
@@ -213,55 +255,40 @@ class Run:
                 group.known[side] = KnownPositives(anchors, group.relations, answers, len(self.rows))
         return group
 
-    def edge_weights(self, name: str) -> np.ndarray:
-        """Return the weights (E,) of a relation's edges: its own times theirs, times that by degree."""
-        edges, relation = self.graph.edges[name], self.graph.relations[name]
-        weights = np.ones(len(edges)) if edges.weights is None else edges.weights.astype(np.float64)
-        if self.config.degree_power and weights.sum() > 0:
-            ends = [np.bincount(rows, weights > 0)[rows] for rows in (edges.sources, edges.targets)]
-            scaled = weights * np.maximum(ends[0] * ends[1], 1.0) ** -float(self.config.degree_power)
-            weights = scaled * (weights.sum() / scaled.sum())
-        weights = weights * relation.weight
-        counted = weights[weights > 0]
-        if len(counted) and not (counted.min() >= _LIGHTEST and counted.max() <= _HEAVIEST):
-            raise DataError(
-                f"relation {name!r}: its edges weigh {counted.min():.3g} to {counted.max():.3g}, times its own weight; "
-                f"expected {_LIGHTEST:g} to {_HEAVIEST:g}, or 0"
-            )
-        return weights.astype(np.float32)
-
-    def _weight_of_relations(self) -> np.ndarray:
-        total = np.zeros(len(self.graph.relations))
+    def weight_of_relations(self) -> np.ndarray:
+        """Total weight (R,) of the edges of every relation."""
+        total = np.zeros(len(self.relations))
         for group in self.groups:
             weights = group.weights.cpu().numpy().astype(np.float64)
             total += np.bincount(group.numbers.cpu().numpy(), weights, minlength=len(total))
         return total
 
-    def stay_near(self, carried: Mapping[str, np.ndarray]) -> None:
+    def stay_near(self, carried: Mapping[str, np.ndarray], degrees: Mapping[str, np.ndarray]) -> None:
         """Penalise leaving the vectors as they are where ``carried`` (N,): alpha |v - v'|² an entity and epoch.
 
-        The penalty of a row is spread over its occurrences as the end of an edge, where it is applied (TwHIN 7.2; the
-        sum stands outside the square here). With ``alpha_by_degree`` every occurrence has the whole of it.
+        ``degrees`` (N,) says how often an entity is the end of an edge of an epoch. The penalty of a row is spread over
+        these occurrences, where it is applied (TwHIN 7.2; the sum stands outside the square here). With
+        ``alpha_by_degree`` every occurrence has the whole of it.
         """
         for entity, vectors in self.vectors.items():
             alpha = self.config.alpha
             alpha = float(alpha.get(entity, 0.0) if isinstance(alpha, Mapping) else alpha)
             if not alpha:
                 continue
-            share = np.ones(len(vectors)) if self.config.alpha_by_degree else 1 / np.maximum(self.degrees[entity], 1)
+            share = np.ones(len(vectors)) if self.config.alpha_by_degree else 1 / np.maximum(degrees[entity], 1)
             penalties = torch.from_numpy((alpha * share * carried[entity]).astype(np.float32))
             self.anchors[entity] = vectors.clone(), penalties.to(self.device)
 
     # -- how it goes on ----------------------------------------------------------------------------------------------
 
-    def batches(self, epoch: int) -> list[tuple[_Group, Tensor]]:
-        """Return the batches of an epoch, a group and positions of its edges, those of all groups in random order.
+    def batches(self, *numbers: int) -> list[tuple[Group, Tensor]]:
+        """Return batches of all edges, a group and positions of its edges, those of all groups in random order.
 
-        They depend on the seed and the epoch alone, so that a run can go on in the middle of it.
+        They depend on the seed and the numbers (of the epoch) alone, so that a run can go on in the middle of it.
         """
-        generator = torch.Generator().manual_seed(_seed(self.config.seed, epoch))
+        generator = torch.Generator().manual_seed(seed_of(self.config.seed, *numbers))
         jobs = [
-            (group, positions) for group in self.groups for positions in _cut(group, self.config.batch_size, generator)
+            (group, positions) for group in self.groups for positions in cut(group, self.config.batch_size, generator)
         ]
         return [jobs[at] for at in torch.randperm(len(jobs), generator=generator).tolist()]
 
@@ -269,7 +296,7 @@ class Run:
         """Batches of an epoch."""
         return sum(math.ceil(len(group) / self.config.batch_size) for group in self.groups)
 
-    def step(self, group: _Group, positions: Tensor, losses: Tensor, rate: float = 1.0) -> None:
+    def step(self, group: Group, positions: Tensor, losses: Tensor, rate: float = 1.0) -> None:
         """Train one batch and add its loss to that of its relations.
 
         Args:
@@ -304,13 +331,13 @@ class Run:
         losses.index_add_(0, group.numbers[positions], gradients.losses.to(losses.dtype))
         self._update(group, gradients, extra, rate)
 
-    def _sample(self, group: _Group, side: Side, anchors: Tensor, own: Tensor, relations: Tensor) -> Sampled:
+    def _sample(self, group: Group, side: Side, anchors: Tensor, own: Tensor, relations: Tensor) -> Sampled:
         rows = group.samplers[side].draw(own, self.sampler_generator)
         known = group.known.get(side)
         found = (None, None) if known is None else known.find(anchors, relations, rows)
         return Sampled(rows, group.samplers[side].log_expected(rows, len(own)), *found)
 
-    def _penalise_ends(self, group: _Group, batch: Batch, gradients: Gradients) -> None:
+    def _penalise_ends(self, group: Group, batch: Batch, gradients: Gradients) -> None:
         """Add what the vectors of the edges' ends cost to losses and gradients."""
         config, size = self.config, len(batch.sources)
         for entity, rows, grads in (
@@ -330,7 +357,7 @@ class Run:
                 gradients.losses.add_(value)
                 grads[:size] += grad
 
-    def _penalise_relations(self, group: _Group, batch: Batch, gradients: Gradients) -> list[tuple[Tensor, Tensor]]:
+    def _penalise_relations(self, group: Group, batch: Batch, gradients: Gradients) -> list[tuple[Tensor, Tensor]]:
         """Add what the relations' parameters cost to the losses; return rows and gradients (U, P)."""
         config = self.config
         if not (config.l2 or config.n3) or group.operator in ("identity", "rotation"):
@@ -348,7 +375,7 @@ class Run:
             found.append((unique, grad * weights[:, None]))
         return found
 
-    def _update(self, group: _Group, gradients: Gradients, extra: list[tuple[Tensor, Tensor]], rate: float) -> None:
+    def _update(self, group: Group, gradients: Gradients, extra: list[tuple[Tensor, Tensor]], rate: float) -> None:
         config, update_ = self.config, self.engine.update_
         ends = {
             group.source: [(gradients.source_rows, gradients.source_grads, gradients.source_bias_grads)],
@@ -383,25 +410,57 @@ class Run:
         }
         return {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
 
-    def model(self, epochs: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]) -> Model:
-        """Put the results together; the tensors are the run's own."""
+    def parameters(self, blocks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return relation, or its reverse, to its row of the blocks, or of their state."""
+        return {name: blocks[operator][row] for name, (operator, row) in self.rows.items()}
+
+    def model(self, graph: Graph, epochs: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]) -> Model:
+        """Put the results together, of a run on this graph; the tensors are the run's own."""
         return Model(
             config=self.config,
-            relations=self.graph.relations,
-            entities=self.graph.entities,
+            relations=self.relations,
+            entities=graph.entities,
             vectors=self.vectors,
             biases=self.biases,
-            parameters={name: self.blocks[operator][row] for name, (operator, row) in self.rows.items()},
+            parameters=self.parameters(self.blocks),
             vector_state=self.vector_state,
             bias_state=self.bias_state,
-            parameter_state={name: self.block_state[operator][row] for name, (operator, row) in self.rows.items()},
-            degrees=self.degrees,
+            parameter_state=self.parameters(self.block_state),
+            degrees={entity: graph.degrees(entity, weighing=True) for entity in graph.entities},
             epochs=epochs,
             meta=meta,
         )
 
 
-def _cut(group: _Group, size: int, generator: torch.Generator) -> list[Tensor]:
+def edge_weights(relation: Relation, edges: Edges, config: TrainConfig) -> np.ndarray:
+    """Return the weights (E,) of a relation's edges: its own times theirs, times that by degree.
+
+    Raises:
+        DataError: They are what float32 cannot train with.
+    """
+    weights = np.ones(len(edges)) if edges.weights is None else edges.weights.astype(np.float64)
+    if config.degree_power and weights.sum() > 0:
+        ends = [np.bincount(rows, weights > 0)[rows] for rows in (edges.sources, edges.targets)]
+        scaled = weights * np.maximum(ends[0] * ends[1], 1.0) ** -float(config.degree_power)
+        weights = scaled * (weights.sum() / scaled.sum())
+    weights = weights * relation.weight
+    counted = weights[weights > 0]
+    if len(counted) and not (counted.min() >= _LIGHTEST and counted.max() <= _HEAVIEST):
+        raise DataError(
+            f"relation {relation.name!r}: its edges weigh {counted.min():.3g} to {counted.max():.3g}, times its own "
+            f"weight; expected {_LIGHTEST:g} to {_HEAVIEST:g}, or 0"
+        )
+    return weights.astype(np.float32)
+
+
+def large_empty(*shape: int) -> Tensor:
+    """Return memory of float32 that is not written yet, on large pages where the system lends them."""
+    tensor = torch.empty(shape)
+    large_pages(tensor.data_ptr(), tensor.nbytes)
+    return tensor
+
+
+def cut(group: Group, size: int, generator: torch.Generator) -> list[Tensor]:
     """Cut the shuffled edges (E,) of a group into batches; with ``in_runs`` those of a relation stay together."""
     order = torch.randperm(len(group), generator=generator)
     if group.in_runs and len(group):
@@ -413,6 +472,6 @@ def _cut(group: _Group, size: int, generator: torch.Generator) -> list[Tensor]:
     return [part[torch.randperm(len(part), generator=generator)] if group.in_runs else part for part in batches]
 
 
-def _seed(seed: int, number: int) -> int:
-    """Return a seed of its own for each number; torch takes it as it is."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def seed_of(seed: int, *numbers: int) -> int:
+    """Return a seed of its own for all numbers; torch takes it as it is."""
+    return int(np.random.SeedSequence([seed, *numbers]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -6,7 +6,16 @@ batches the run may be written down, after an epoch it may be looked at: both le
 same seed gives the same bytes, killed and resumed or not.
 """
 
-__all__ = ["check_alpha", "train"]
+__all__ = [
+    "Callback",
+    "check_alpha",
+    "device_of",
+    "edges_meta",
+    "matmul_precision",
+    "memory_errors",
+    "rate_of",
+    "train",
+]
 
 import copy
 import dataclasses
@@ -85,7 +94,7 @@ def train(
         VersionError: The checkpoint is of another run, or there is one and ``resume`` is not asked for.
     """
     config = config or TrainConfig()
-    device = _device(device)
+    device = device_of(device)
     if not any(len(edges) for edges in graph.edges.values()):
         raise DataError("train: the graph has no edges")
     if isinstance(previous, str | Path):
@@ -98,22 +107,22 @@ def train(
     identity = None if checkpoint is None else _identity(graph, config, previous, carry_state, validation)
     models = []
     with (
-        _matmul_precision(config.precision),
+        matmul_precision(config.precision),
         _determinism(config.deterministic and device.type == "cuda"),
-        _memory_errors(),
+        memory_errors(),
     ):
         for number in range(config.restarts):
             own = dataclasses.replace(config, seed=config.seed + number)
-            run = Run(graph, own, device)
+            run = Run.of(graph, own, device)
             if not any(map(len, run.groups)):
                 raise DataError("train: every edge of the graph has the weight 0")
-            start = {} if previous is None else {"start": carry(previous, run, carry_state=carry_state)}
+            start = {} if previous is None else {"start": carry(previous, run, graph, carry_state=carry_state)}
             checkpoints = None
             if checkpoint is not None and identity is not None:
                 folder = Path(checkpoint) / f"restart-{number}" if config.restarts > 1 else checkpoint
                 its = {**identity, "seed": own.seed}
                 checkpoints = Checkpoints(folder, its, seconds=checkpoint_seconds, resume=resume)
-            models.append(_Training(run, callback, validation, checkpoints).model(start))
+            models.append(_Training(run, graph, callback, validation, checkpoints).model(start))
             if number:  # the best so far alone is kept
                 models = [max(models, key=_best_metric)]
     return models[0]
@@ -152,15 +161,22 @@ class _Training:
     """The epochs of a run, what was seen after each, and where in them it stands."""
 
     def __init__(
-        self, run: Run, callback: Callback | None, validation: Graph | None, checkpoints: Checkpoints | None
+        self,
+        run: Run,
+        graph: Graph,
+        callback: Callback | None,
+        validation: Graph | None,
+        checkpoints: Checkpoints | None,
     ) -> None:
-        self.run, self.callback, self.validation, self.checkpoints = run, callback, validation, checkpoints
+        self.run, self.graph = run, graph
+        self.callback, self.validation, self.checkpoints = callback, validation, checkpoints
         self.config = run.config
         self.epoch, self.batch = 1, 0  # the next batch to train
         self.history: list[dict[str, Any]] = []
-        self.losses = torch.zeros(len(run.graph.relations), dtype=torch.float64, device=run.device)
+        self.losses = torch.zeros(len(run.relations), dtype=torch.float64, device=run.device)
         self.best: dict[str, Tensor] = {}  # the tensors of the best epoch so far, where they are not the last one's
         self.total = sum(len(group) for group in run.groups)
+        self.weight_of = run.weight_of_relations()
 
     def model(self, meta: Mapping[str, Any]) -> Model:
         """Train to the end and put the results together; ``meta`` is added to what the model knows of itself."""
@@ -173,10 +189,10 @@ class _Training:
                 tensor.copy_(self.best[name])
             if not torch.isfinite(tensor).all():  # the last steps have no loss to tell
                 raise DataError(f"train: what was learned of {name!r} is not finite; try a lower learning_rate")
-        meta = {**_meta(self.run.graph), **meta}
+        meta = {**edges_meta(self.graph), **meta}
         if self.best:
             meta["best_epoch"] = self._best_epoch()
-        return self.run.model(self.history, meta)
+        return self.run.model(self.graph, self.history, meta)
 
     def _train_epoch(self) -> None:
         run, config = self.run, self.config
@@ -187,7 +203,7 @@ class _Training:
         first = done
         with run.engine.at_work():
             for group, positions in batches[self.batch :]:
-                run.step(group, positions, self.losses, _rate(config, before + self.batch, total_steps))
+                run.step(group, positions, self.losses, rate_of(config, before + self.batch, total_steps))
                 self.batch += 1
                 done += len(positions)
                 if self.callback:
@@ -200,14 +216,14 @@ class _Training:
 
     def _end_epoch(self, speed: float) -> None:
         losses = self.losses.cpu().numpy()
-        per_relation = losses / np.where(self.run.weight_of > 0, self.run.weight_of, 1.0)
+        per_relation = losses / np.where(self.weight_of > 0, self.weight_of, 1.0)
         loss = float(losses.sum()) / self.total
         if not math.isfinite(loss):
             raise DataError(f"train: the loss is {loss} after epoch {self.epoch}; try a lower learning_rate")
         record = {
             "epoch": self.epoch,
             "loss": loss,
-            "losses": dict(zip(self.run.graph.relations, per_relation.tolist(), strict=True)),
+            "losses": dict(zip(self.run.relations, per_relation.tolist(), strict=True)),
         }
         if self.validation is not None and self.epoch % self.config.evaluate_every == 0:
             record[self.config.metric] = self._validate(self.validation)
@@ -224,12 +240,12 @@ class _Training:
 
     def _validate(self, validation: Graph) -> float:
         """Measure the metric over all questions that the training asks: of each relation, on its own sides."""
-        config, graph = self.config, self.run.graph
+        config, graph = self.config, self.graph
         cut = int(config.metric.partition("@")[2] or 10)
         by_sides: dict[Sides, list[str]] = {}
         for name in (name for name, edges in validation.edges.items() if len(edges)):
             by_sides.setdefault(graph.relations[name].sides or config.sides, []).append(name)
-        model, total, questions = self.run.model([], {}), 0.0, 0
+        model, total, questions = self.run.model(graph, [], {}), 0.0, 0
         for sides, names in by_sides.items():
             evaluation = evaluate(model, validation, known=graph, k=(cut,), sides=sides, relations=names)
             total += evaluation.value(config.metric) * len(evaluation.ranks)
@@ -276,7 +292,7 @@ class _Training:
             self.best = {name: arrays[f"best/{name}"].to(tensor.device) for name, tensor in self.run.tensors().items()}
 
 
-def _rate(config: TrainConfig, step: int, total: int) -> float:
+def rate_of(config: TrainConfig, step: int, total: int) -> float:
     """Return the factor of the learning rates at a step (from 0) of ``total``."""
     rising = config.warmup * total
     if step < rising:
@@ -305,7 +321,7 @@ def _identity(
     }
 
 
-def _device(wanted: str | torch.device | None) -> torch.device:
+def device_of(wanted: str | torch.device | None) -> torch.device:
     """Return a device that is there."""
     try:
         device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -331,7 +347,7 @@ def _determinism(wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _memory_errors() -> Iterator[None]:
+def memory_errors() -> Iterator[None]:
     """Raise what torch says of memory on the CPU as the error that it is; a GPU's is told apart already."""
     try:
         yield
@@ -342,7 +358,7 @@ def _memory_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _matmul_precision(precision: str) -> Iterator[None]:
+def matmul_precision(precision: str) -> Iterator[None]:
     """Allow bfloat16 inside float32 matrix products under ``"auto"``, for the time of a run."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium" if precision == "auto" else "highest")
@@ -352,7 +368,7 @@ def _matmul_precision(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _meta(graph: Graph) -> dict[str, Any]:
+def edges_meta(graph: Graph) -> dict[str, Any]:
     """Record where the edges came from, and a sketch of them that tells later whether others have seen them too."""
     sketches = []
     for name, relation in graph.relations.items():

@@ -15,18 +15,20 @@ import torch
 from numpy.typing import NDArray
 
 from pretrain.config import Relation, TrainConfig
+from pretrain.graph import Graph
 from pretrain.model import Model, base_name
-from pretrain.run import Run
+from pretrain.run import Run, edge_weights
 from recokit.errors import ConfigError
 from recokit.inductive import NeighborEdges, fill_from_neighbors, median_norm
 
 
-def carry(previous: Model, run: Run, *, carry_state: bool = True) -> dict[str, dict[str, int]]:
+def carry(previous: Model, run: Run, graph: Graph, *, carry_state: bool = True) -> dict[str, dict[str, int]]:
     """Replace the random start of a run by an earlier model, and hold it there where the settings say so.
 
     Args:
         previous: The earlier model.
         run: At its start; changed in place.
+        graph: What it runs on.
         carry_state: Carry the optimizer's state too.
 
     Returns:
@@ -37,10 +39,10 @@ def carry(previous: Model, run: Run, *, carry_state: bool = True) -> dict[str, d
     """
     if previous.config.dim != run.config.dim:
         raise ConfigError(f"the previous model has the dimension {previous.config.dim}, this run {run.config.dim}")
-    known = {entity: _carry_entities(previous, run, entity, carry_state) for entity in run.vectors}
+    known = {entity: _carry_entities(previous, run, graph, entity, carry_state) for entity in run.vectors}
     _carry_relations(previous, run, carry_state)
-    run.stay_near(known)
-    filled = _fill(run, known)
+    run.stay_near(known, {entity: graph.degrees(entity, weighing=True) for entity in graph.entities})
+    filled = _fill(run, graph, known)
     return {
         entity: {
             "carried": int(known[entity].sum()),
@@ -51,12 +53,12 @@ def carry(previous: Model, run: Run, *, carry_state: bool = True) -> dict[str, d
     }
 
 
-def _carry_entities(previous: Model, run: Run, entity: str, carry_state: bool) -> NDArray[np.bool_]:
+def _carry_entities(previous: Model, run: Run, graph: Graph, entity: str, carry_state: bool) -> NDArray[np.bool_]:
     """Carry one entity type and say which of its rows (N,) were trained before."""
     known = np.zeros(len(run.vectors[entity]), bool)
     if entity not in previous.entities:
         return known
-    rows = previous.rows(entity, run.graph.entities[entity], f"{entity!r}, joined with the previous model's ids")
+    rows = previous.rows(entity, graph.entities[entity], f"{entity!r}, joined with the previous model's ids")
     known[rows >= 0] = previous.degrees[entity][rows[rows >= 0]] > 0
     here, there = np.flatnonzero(known), rows[known]
     pairs = [(run.vectors, previous.vectors), (run.biases, previous.biases)]
@@ -74,7 +76,7 @@ def _carry_entities(previous: Model, run: Run, entity: str, carry_state: bool) -
 def _carry_relations(previous: Model, run: Run, carry_state: bool) -> None:
     """Carry the relations that mean the same: their ends, operator and its side."""
     for name, (operator, row) in run.rows.items():
-        ours = _meaning(name, run.graph.relations, run.config)
+        ours = _meaning(name, run.relations, run.config)
         if name not in previous.parameters or ours != _meaning(name, previous.relations, previous.config):
             continue
         run.blocks[operator][row] = previous.parameters[name].to(run.device)
@@ -90,14 +92,14 @@ def _meaning(name: str, relations: Mapping[str, Relation], config: TrainConfig) 
     return forward, relation.source, relation.target, operator, relation.operator_side
 
 
-def _fill(run: Run, known: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.int64]]:
+def _fill(run: Run, graph: Graph, known: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.int64]]:
     """Start new entities from their neighbours; return how many rounds away each row (N,) is from a carried one."""
     vectors = {entity: table.cpu().numpy() for entity, table in run.vectors.items()}
     norms = None  # under cos lengths mean nothing, and scaling would only make translations weigh less
     if run.config.comparator != "cos":
         norms = {entity: median_norm(table[known[entity]]) for entity, table in vectors.items() if known[entity].any()}
-    now = run.model([], {})
-    edges = [_neighbor_edges(run, now, name) for name in run.graph.relations]
+    now = run.model(graph, [], {})
+    edges = [_neighbor_edges(run, graph, now, name) for name in run.relations]
     longest = max(map(len, vectors.values()))  # no chain is longer
     filled = fill_from_neighbors(
         vectors, known, edges, comparator=run.config.comparator, iterations=longest, norms=norms
@@ -107,7 +109,8 @@ def _fill(run: Run, known: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np
     return {entity: part.rounds for entity, part in filled.items()}
 
 
-def _neighbor_edges(run: Run, now: Model, name: str) -> NeighborEdges:
-    edges, relation = run.graph.edges[name], now.relation_parameters(name)
+def _neighbor_edges(run: Run, graph: Graph, now: Model, name: str) -> NeighborEdges:
+    edges, relation = graph.edges[name], now.relation_parameters(name)
     reciprocal = None if relation.reciprocal is None else now.relation_parameters(relation.reciprocal)
-    return NeighborEdges(relation, edges.sources, edges.targets, run.edge_weights(name), reciprocal)
+    weights = edge_weights(run.relations[name], edges, run.config)
+    return NeighborEdges(relation, edges.sources, edges.targets, weights, reciprocal)

@@ -146,7 +146,7 @@ def test_a_step_works_with_what_is_predicted(settings):
     size = settings["batch_size"]
     draw = np.random.default_rng(0)
     frame = pd.DataFrame({"source": draw.integers(3000, size=2 * size), "target": draw.integers(3000, size=2 * size)})
-    run = Run(
+    run = Run.of(
         Graph.from_frames({"r": frame}, [Relation("r", "user", "item")]), TrainConfig(**settings), torch.device("cpu")
     )
     losses, peak, done = torch.zeros(1, dtype=torch.float64), [], threading.Event()

@@ -134,8 +134,8 @@ def epoch_loss(graph, previous, shifts, **config):
     config = TrainConfig(
         dim=4, uniform_negatives="all", learning_rate=1e-30, relation_learning_rate=1e-30, **config
     )  # fmt: skip
-    run, losses = Run(graph, config, torch.device("cpu")), torch.zeros(2, dtype=torch.float64)
-    carry(previous, run)
+    run, losses = Run.of(graph, config, torch.device("cpu")), torch.zeros(2, dtype=torch.float64)
+    carry(previous, run, graph)
     for entity, shift in shifts.items():
         run.vectors[entity] += shift
     for group, positions in run.batches(1):

@@ -30,6 +30,13 @@ def graph_of(relations=None, **edges):
     return Graph.from_frames(frames, relations or [Relation(name, "user", "item") for name in edges])
 
 
+def begin(graph, config, device):
+    """A run that knows its graph, for looking rows up."""
+    run = Run.of(graph, config, device)
+    run.graph = graph
+    return run
+
+
 def row(run, entity, key):
     return run.graph.entities[entity].to_pylist().index(key)
 
@@ -50,8 +57,8 @@ def test_rows_are_joined_by_id_and_new_ones_start_from_their_neighbours_or_at_ra
         joins=[("x", 5)],  # and one that leads nowhere
     )
     config = dataclasses.replace(CONFIG, bias=True, seed=3)
-    run, fresh = Run(new, config, CPU), Run(new, config, CPU)
-    counts = carry(previous, run)
+    run, fresh = begin(new, config, CPU), begin(new, config, CPU)
+    counts = carry(previous, run, run.graph)
     assert counts == {
         "user": {"carried": 2, "from neighbours": 1, "at random": 0},
         "item": {"carried": 1, "from neighbours": 1, "at random": 0},
@@ -80,15 +87,15 @@ def test_rows_are_joined_by_id_and_new_ones_start_from_their_neighbours_or_at_ra
 def test_an_entity_that_was_never_trained_is_new():
     previous = untrained_model(OLD, CONFIG)
     previous.degrees["user"][1] = 0  # bob
-    run = Run(OLD, CONFIG, CPU)
-    assert carry(previous, run)["user"] == {"carried": 2, "from neighbours": 1, "at random": 0}
+    run = begin(OLD, CONFIG, CPU)
+    assert carry(previous, run, run.graph)["user"] == {"carried": 2, "from neighbours": 1, "at random": 0}
     assert vector(run, "user", "bob") != previous.vectors["user"][1].tolist()
 
 
 def test_without_the_state_the_vectors_alone_are_carried():
     previous = untrained_model(OLD, dataclasses.replace(CONFIG, bias=True))
-    run = Run(OLD, dataclasses.replace(CONFIG, bias=True), CPU)
-    carry(previous, run, carry_state=False)
+    run = begin(OLD, dataclasses.replace(CONFIG, bias=True), CPU)
+    carry(previous, run, run.graph, carry_state=False)
     assert torch.equal(run.vectors["item"], previous.vectors["item"])
     assert torch.equal(run.biases["item"], previous.biases["item"])
     assert torch.equal(run.blocks["translation"][0], previous.parameters["likes"])
@@ -110,8 +117,8 @@ def test_a_relation_of_another_meaning_starts_anew(other):
     previous = untrained_model(Graph.from_frames({"r": frame}, [Relation("r", "user", "item")]), config, seed=1)
     assert previous.parameters["r"].any()
     now = Graph.from_frames({"r": frame}, [Relation("r", **({"source": "user", "target": "item"} | other))])
-    run, fresh = Run(now, config, CPU), Run(now, config, CPU)
-    carry(previous, run)
+    run, fresh = begin(now, config, CPU), begin(now, config, CPU)
+    carry(previous, run, run.graph)
     operator, place = run.rows["r"]
     assert torch.equal(run.blocks[operator][place], fresh.blocks[operator][place])
     assert not run.block_state[operator].any()
@@ -119,18 +126,18 @@ def test_a_relation_of_another_meaning_starts_anew(other):
 
 def test_reciprocal_relations_are_carried_too():
     config = dataclasses.replace(CONFIG, reciprocal=True)
-    previous, run = untrained_model(OLD, config), Run(OLD, config, CPU)
-    carry(previous, run)
+    previous, run = untrained_model(OLD, config), begin(OLD, config, CPU)
+    carry(previous, run, run.graph)
     for name in ("likes", "likes^-1"):
         operator, place = run.rows[name]
         assert torch.equal(run.blocks[operator][place], previous.parameters[name])
-    plain = Run(OLD, CONFIG, CPU)
-    carry(previous, plain)
+    plain = begin(OLD, CONFIG, CPU)
+    carry(previous, plain, plain.graph)
     assert list(plain.rows) == ["likes"]
     named = [Relation("likes", "user", "item"), Relation("likes^-1", "item", "user")]
     twins = graph_of(named, **{"likes": [("ann", 1)], "likes^-1": [(1, "ann")]})
-    run = Run(twins, CONFIG, CPU)
-    carry(untrained_model(OLD, CONFIG), run)  # a name that ends like that is no one's reciprocal
+    run = begin(twins, CONFIG, CPU)
+    carry(untrained_model(OLD, CONFIG), run, run.graph)  # a name that ends like that is no one's reciprocal
     assert run.blocks["translation"][1].tolist() == [0.0] * 4
 
 
@@ -159,8 +166,8 @@ def test_new_ends_take_the_mean_of_what_their_neighbours_suggest(operator, compa
         likes=[("ann", 1, 1.0), ("bob", 2, 1.0), ("cid", 3, 1.0), ("ann", 9, 0.5), ("bob", 9, 3.0), ("zoe", 2, 1.0)],
         buys=[("cid", 9), ("zoe", 3)],
     )
-    run = Run(new, config, CPU)
-    counts = carry(previous, run)
+    run = begin(new, config, CPU)
+    counts = carry(previous, run, run.graph)
     assert counts["item"] == counts["user"] == {"carried": 3, "from neighbours": 1, "at random": 0}
     users = dict(zip(["ann", "bob", "cid"], previous.vectors["user"].numpy().astype(float), strict=True))
     items = dict(zip([1, 2, 3], previous.vectors["item"].numpy().astype(float), strict=True))
@@ -187,8 +194,8 @@ def test_new_ends_take_the_mean_of_what_their_neighbours_suggest(operator, compa
 def test_reciprocal_relations_suggest_sources():
     config = dataclasses.replace(CONFIG, reciprocal=True)
     previous = untrained_model(OLD, config, seed=1)
-    run = Run(graph_of(likes=[("ann", 1), ("bob", 2), ("cid", 3), ("zoe", 2)]), config, CPU)
-    carry(previous, run)
+    run = begin(graph_of(likes=[("ann", 1), ("bob", 2), ("cid", 3), ("zoe", 2)]), config, CPU)
+    carry(previous, run, run.graph)
     mean = previous.vectors["item"][1] + previous.parameters["likes^-1"]
     norms = previous.vectors["user"].norm(dim=1)
     assert vector(run, "user", "zoe") == pytest.approx((mean / mean.norm() * norms.median()).tolist(), rel=1e-5)
@@ -200,8 +207,8 @@ def test_chains_of_new_entities_are_followed_and_filled_once():
     previous = untrained_model(old, dataclasses.replace(CONFIG, comparator="l2"), seed=2)
     previous.vectors["user"][:] = torch.tensor([[3.0, 0, 0, 0], [0, 3.0, 0, 0]])
     chain = [(0, 1), (1, 0), *((n, n + 1) for n in range(1, 9))]
-    run = Run(graph_of(relations, follows=[*chain, (20, 21)]), dataclasses.replace(CONFIG, comparator="l2"), CPU)
-    assert carry(previous, run)["user"] == {"carried": 2, "from neighbours": 8, "at random": 2}
+    run = begin(graph_of(relations, follows=[*chain, (20, 21)]), dataclasses.replace(CONFIG, comparator="l2"), CPU)
+    assert carry(previous, run, run.graph)["user"] == {"carried": 2, "from neighbours": 8, "at random": 2}
     for key in range(2, 10):
         assert vector(run, "user", key) == pytest.approx([0, 3.0, 0, 0])
 
@@ -258,8 +265,8 @@ def test_a_type_of_which_nobody_was_exported_is_no_obstacle(tmp_path):
     assert model.degrees["ad"].tolist() == [0]
     published = load_exported(export(model, tmp_path / "v1"))
     assert [len(ids) for ids in published.entities.values()] == [2, 2, 0]
-    run = Run(whole, CONFIG, CPU)
-    assert carry(published, run)["ad"] == {"carried": 0, "from neighbours": 1, "at random": 0}
+    run = begin(whole, CONFIG, CPU)
+    assert carry(published, run, run.graph)["ad"] == {"carried": 0, "from neighbours": 1, "at random": 0}
 
 
 # -- held near the previous version ------------------------------------------------------------------------------------
@@ -274,8 +281,8 @@ def test_the_penalty_of_an_epoch_is_alpha_times_the_squared_distances(alpha, by_
     config = dataclasses.replace(CONFIG, batch_size=2, **STILL)
     moves, totals = {}, []
     for settings in ({}, {"alpha": alpha, "alpha_by_degree": by_degree}):
-        run = Run(new, dataclasses.replace(config, **settings), CPU)
-        carry(previous, run)
+        run = begin(new, dataclasses.replace(config, **settings), CPU)
+        carry(previous, run, run.graph)
         for entity, table in run.vectors.items():
             generator = torch.Generator().manual_seed(len(entity))
             moves[entity] = torch.randn(table.shape, generator=generator)
@@ -297,8 +304,8 @@ def test_the_penalty_of_an_epoch_is_alpha_times_the_squared_distances(alpha, by_
 
 def test_the_penalty_pulls_straight_back():
     config = dataclasses.replace(CONFIG, alpha=1e7, learning_rate=0.5)
-    run = Run(graph_of(likes=[("ann", 1), ("bob", 2)]), config, CPU)
-    carry(untrained_model(OLD, CONFIG), run)
+    run = begin(graph_of(likes=[("ann", 1), ("bob", 2)]), config, CPU)
+    carry(untrained_model(OLD, CONFIG), run, run.graph)
     here, move = row(run, "user", "ann"), torch.tensor([3.0, 0, 0, -4.0])
     run.vector_state["user"].zero_()
     start = run.vectors["user"][here].clone()

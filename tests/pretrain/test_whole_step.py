@@ -328,7 +328,7 @@ def test_many_small_batches_agree_with_loops(operator, comparator):
     )  # fmt: skip
     graph = Graph.from_frames({"r": EDGES, "s": EDGES[:4]}, [Relation("r", "a", "b"), Relation("s", "a", "b")])
     expected, steps = NaiveRun(graph, config), itertools.count()
-    run = Run(graph, config, torch.device("cpu"))
+    run = Run.of(graph, config, torch.device("cpu"))
     assert [len(group) for group in run.groups] == [6 + 4]
     seen = []
     for epoch in range(1, config.epochs + 1):
