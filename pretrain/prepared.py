@@ -245,18 +245,22 @@ class PreparedGraph:
                 row_of[relation.target][np.concatenate([one.targets for one in some])],
                 np.concatenate([one.weights for one in some]) if self._weighted[name] else None,
             )
-        history: list[dict[str, Any]] = [{"sources": self._sources}]
-        if part != "all" and self._held_out_share:
-            rule = {"fraction": self._held_out_share, "seed": self.seed, "by": "hash"}
-            history.append({"split": rule, "part": part.replace("_", " ")})
         return Graph(
             self.relations,
             {entity: array.take(pa.array(order[entity])) for entity, array in ids.items()},
             edges,
             summary=self.summary,
-            history=history,
+            history=self.history(part),
             relation_ids=self._relation_ids,
         )
+
+    def history(self, part: Part = "known") -> list[dict[str, Any]]:
+        """Say how a part of the edges came about, as ``Graph.history`` does."""
+        history: list[dict[str, Any]] = [{"sources": self._sources}]
+        if part != "all" and self._held_out_share:
+            rule = {"fraction": self._held_out_share, "seed": self.seed, "by": "hash"}
+            history.append({"split": rule, "part": part.replace("_", " ")})
+        return history
 
     def digest(self) -> str:
         """SHA-256 of all ids, relations, edges and of how they are cut: two of the same digest train alike."""
