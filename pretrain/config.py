@@ -115,7 +115,8 @@ class TrainConfig:
         init_scale: Standard deviation of the first vectors' components.
         relation_init: Relations start as the identity, or at random: normal deviates of ``init_scale``, phases of
             rotations anywhere. Knowledge graphs of many relations prefer the latter.
-        engine: ``"native"`` is compiled C++ on the CPU, ``"torch"`` runs everywhere; ``"auto"`` takes the fastest.
+        engine: ``"native"`` is compiled C++ on the CPU, ``"torch"`` runs everywhere, ``"gpu"`` are Triton kernels for
+            CUDA devices (new: not taken by ``"auto"``); ``"auto"`` is native where it can be, else torch.
         precision: ``"float32"``, or ``"auto"``: bfloat16 products with float32 sums where that is faster, but for
             distances.
         deterministic: Same seed, same machine, same number of threads, same bytes.
@@ -162,7 +163,7 @@ class TrainConfig:
     metric: str = "mrr"
     init_scale: float = 0.1
     relation_init: Literal["identity", "random"] = "identity"
-    engine: Literal["auto", "native", "torch"] = "auto"
+    engine: Literal["auto", "native", "gpu", "torch"] = "auto"
     precision: Literal["float32", "auto"] = "float32"
     deterministic: bool = True
     seed: int = 0
@@ -219,7 +220,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "relation_init": ("identity", "random"),
     "schedule": ("constant", "linear", "cosine"),
     "sides": get_args(Sides),
-    "engine": ("auto", "native", "torch"),
+    "engine": ("auto", "native", "gpu", "torch"),
     "precision": ("float32", "auto"),
 }
 _ONLY_UNDER = {

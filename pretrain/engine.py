@@ -1,7 +1,7 @@
 """Engines: what computes a batch's gradients and applies them.
 
-All of them take the same steps and agree to rounding: ``native`` is compiled C++ on the CPU, ``torch`` runs
-everywhere.
+All of them take the same steps and agree to rounding: ``native`` is compiled C++ on the CPU, ``gpu`` is Triton's
+kernels on CUDA devices, ``torch`` runs everywhere.
 """
 
 __all__ = ["Engine", "choose_engine"]
@@ -10,13 +10,14 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from pretrain.comparators import COMPARATORS
 from pretrain.config import TrainConfig
+from pretrain.gpu import Kind, unusable
 from pretrain.losses import make_loss
 from pretrain.movers import Form
 from pretrain.native.library import instructions, library
@@ -52,7 +53,7 @@ class UpdateOf(Protocol):
         table: Tensor,
         state: Tensor,
         parts: Sequence[tuple[Tensor, Tensor]],
-        learning_rate: float,
+        learning_rate: Any,
         *,
         max_norm: float = 0.0,
     ) -> None:
@@ -65,16 +66,17 @@ class Engine:
     """What trains batches.
 
     Attributes:
-        name: ``"native"`` or ``"torch"``.
+        name: ``"native"``, ``"gpu"`` or ``"torch"``.
         products: The arithmetic of its products, for people.
-        make_step: How relations enter the two questions (for the target, for the source), and the settings, to a step.
+        make_step: How relations enter the two questions (for the target, for the source), the settings and the kind of
+            the edges to a step.
         update_: Applies what the step returns.
         has_threads: Whether it has threads of its own, as many as torch had when it was chosen.
     """
 
     name: str
     products: str
-    make_step: Callable[[Form, Form, TrainConfig], StepOf]
+    make_step: Callable[[Form, Form, TrainConfig, Kind], StepOf]
     update_: UpdateOf
     has_threads: bool = False
 
@@ -101,17 +103,28 @@ def choose_engine(config: TrainConfig, device: torch.device) -> Engine:
             raise ConfigError(f"engine 'native' trains on the CPU, not on {str(device)!r}")
         if library() is None:
             raise ConfigError("engine 'native' was not built: install the package where there is a C++ compiler")
-    if config.engine != "torch" and device.type == "cpu" and library() is not None:
+    if config.engine in ("auto", "native") and device.type == "cpu" and library() is not None:
         products, threads = "bfloat16" if uses_bfloat16(config) else "float32", torch.get_num_threads()
         return Engine(
             "native",
             f"{products}, {instructions()[0]}",
-            functools.partial(NativeStep, threads=threads),
+            functools.partial(_native_step, threads),
             functools.partial(native_update_, threads=threads),
             has_threads=True,
         )
+    if config.engine == "gpu":
+        if (why_not := unusable(device)) is not None:
+            raise ConfigError(f"engine 'gpu' cannot train here: {why_not}")
+        from pretrain.gpu.engine import make_step, product_of
+        from pretrain.gpu.update import update_ as gpu_update_
+
+        return Engine("gpu", product_of(config), make_step, gpu_update_)
     return Engine("torch", config.precision, _torch_step, update_)
 
 
-def _torch_step(for_target: Form, for_source: Form, config: TrainConfig) -> Step:
+def _native_step(threads: int, for_target: Form, for_source: Form, config: TrainConfig, kind: Kind) -> StepOf:
+    return NativeStep(for_target, for_source, config, threads=threads)
+
+
+def _torch_step(for_target: Form, for_source: Form, config: TrainConfig, kind: Kind) -> Step:
     return Step(for_target, for_source, COMPARATORS[config.comparator], make_loss(config), config.temperature)

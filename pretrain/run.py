@@ -19,6 +19,7 @@ from torch import Tensor
 from pretrain.config import Relation, Side, TrainConfig
 from pretrain.edges import Edges
 from pretrain.engine import StepOf, choose_engine
+from pretrain.gpu import Kind
 from pretrain.graph import Graph
 from pretrain.model import Model, reverse_name
 from pretrain.movers import Form, forms
@@ -26,7 +27,7 @@ from pretrain.native.library import large_pages
 from pretrain.negatives import KnownPositives, NegativeSampler
 from pretrain.operators import start
 from pretrain.regularisers import penalty
-from pretrain.step import Batch, Gradients, Sampled
+from pretrain.step import Batch, Gradients, Sampled, Step
 from recokit.errors import ConfigError, DataError
 from recokit.table import Operator
 
@@ -47,6 +48,7 @@ class Group:
     reverse: Tensor | None  # (E,) rows of the reciprocal relations
     numbers: Tensor  # (E,) the relation's number in the run, for its share of the loss
     weights: Tensor  # (E,)
+    one_relation: bool
     samplers: dict[Side, NegativeSampler]  # by the end that they replace
     known: dict[Side, KnownPositives]
     in_runs: bool  # batches of few relations, because each costs something of its own
@@ -218,7 +220,13 @@ class Run:
             source=source,
             target=target,
             operator=self._operator(relation),
-            step=self.engine.make_step(entering["target"], entering["source"], config),
+            step=self.engine.make_step(
+                entering["target"],
+                entering["source"],
+                config,
+                Kind(self._operator(relation), relation.operator_side, len(names) == 1, self._sides(relation)),
+            ),
+            one_relation=len(names) == 1,
             sources=tensor(sources),
             targets=tensor(targets),
             relations=spread([self.rows[name][1] for name in names]),
@@ -305,7 +313,10 @@ class Run:
             losses: Loss (R,) float64 of every relation, added to.
             rate: Of the learning rates.
         """
-        positions = positions.to(self.device)
+        self.train(group, positions.to(self.device), losses, rate)
+
+    def train(self, group: Group, positions: Tensor, losses: Tensor, rate: float | Tensor) -> None:
+        """Do the same with positions, and maybe a rate (), on the device."""
         sources, targets, relations = group.sources[positions], group.targets[positions], group.relations[positions]
         ends: dict[Side, tuple[Tensor, Tensor]] = {"target": (sources, targets), "source": (targets, sources)}
         sampled = {side: self._sample(group, side, *ends[side], relations) for side in group.samplers}
@@ -328,8 +339,16 @@ class Run:
         )
         self._penalise_ends(group, batch, gradients)
         extra = self._penalise_relations(group, batch, gradients)
-        losses.index_add_(0, group.numbers[positions], gradients.losses.to(losses.dtype))
+        if group.one_relation:  # or, on a GPU, a batch's losses queue up for one number
+            losses.index_add_(0, group.numbers[:1], gradients.losses.sum(0, keepdim=True, dtype=losses.dtype))
+        else:
+            losses.index_add_(0, group.numbers[positions], gradients.losses.to(losses.dtype))
         self._update(group, gradients, extra, rate)
+
+    def waits(self, group: Group) -> bool:
+        """Whether a batch of a group makes the host wait for a GPU, so that it cannot be captured."""
+        decayed = bool(self.config.l2 or self.config.n3)  # of relations: by distinct ones
+        return isinstance(group.step, Step) or decayed or self.config.filter_positives
 
     def _sample(self, group: Group, side: Side, anchors: Tensor, own: Tensor, relations: Tensor) -> Sampled:
         rows = group.samplers[side].draw(own, self.sampler_generator)
@@ -375,7 +394,9 @@ class Run:
             found.append((unique, grad * weights[:, None]))
         return found
 
-    def _update(self, group: Group, gradients: Gradients, extra: list[tuple[Tensor, Tensor]], rate: float) -> None:
+    def _update(
+        self, group: Group, gradients: Gradients, extra: list[tuple[Tensor, Tensor]], rate: float | Tensor
+    ) -> None:
         config, update_ = self.config, self.engine.update_
         ends = {
             group.source: [(gradients.source_rows, gradients.source_grads, gradients.source_bias_grads)],

@@ -22,7 +22,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,7 @@ def train(
         matmul_precision(config.precision),
         _determinism(config.deterministic and device.type == "cuda"),
         memory_errors(),
+        torch.cuda.device(device) if device.type == "cuda" else nullcontext(),  # where Triton launches kernels
     ):
         for number in range(config.restarts):
             own = dataclasses.replace(config, seed=config.seed + number)
@@ -177,6 +178,7 @@ class _Training:
         self.best: dict[str, Tensor] = {}  # the tensors of the best epoch so far, where they are not the last one's
         self.total = sum(len(group) for group in run.groups)
         self.weight_of = run.weight_of_relations()
+        self.replays = _replays(run, self.losses)
 
     def model(self, meta: Mapping[str, Any]) -> Model:
         """Train to the end and put the results together; ``meta`` is added to what the model knows of itself."""
@@ -201,9 +203,15 @@ class _Training:
         before = (self.epoch - 1) * len(batches)
         done = sum(len(positions) for _, positions in batches[: self.batch])
         first = done
+        if self.replays is not None:
+            self.replays.begin(batches[self.batch :])
         with run.engine.at_work():
             for group, positions in batches[self.batch :]:
-                run.step(group, positions, self.losses, rate_of(config, before + self.batch, total_steps))
+                rate = rate_of(config, before + self.batch, total_steps)
+                if self.replays is not None:
+                    self.replays.step(group, positions, rate)
+                else:
+                    run.step(group, positions, self.losses, rate)
                 self.batch += 1
                 done += len(positions)
                 if self.callback:
@@ -290,6 +298,21 @@ class _Training:
             tensor.copy_(arrays[f"run/{name}"])
         if any(name.startswith("best/") for name in arrays):
             self.best = {name: arrays[f"best/{name}"].to(tensor.device) for name, tensor in self.run.tensors().items()}
+
+
+def _replays(run: Run, losses: Tensor) -> Any:
+    """Return what captures batches as CUDA graphs (``pretrain.gpu.graphs``); None for other engines."""
+    if run.engine.name != "gpu":
+        return None
+    from pretrain.gpu.graphs import CudaCapture, Replays
+
+    return Replays(
+        lambda group, positions, rate: run.train(group, positions, losses, rate),
+        run.config.batch_size,
+        CudaCapture(run.device, [run.sampler_generator]),
+        run.device,
+        lambda group: not run.waits(group),
+    )
 
 
 def rate_of(config: TrainConfig, step: int, total: int) -> float:
