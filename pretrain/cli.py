@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from pretrain.config import TrainConfig
 from pretrain.evaluate import Evaluation
@@ -23,7 +22,8 @@ from pretrain.model import Model
 from pretrain.networks import train_networks
 from pretrain.progress import training_progress
 from pretrain.settings import Settings, load_settings
-from recokit.cli import JsonFlag, text_table
+from pretrain.tables import evaluation_table, protocol_line, read_table
+from recokit.cli import JsonFlag
 from recokit.errors import ConfigError, DataError, VersionError
 from recokit.overlap import TOLERATED, estimate_overlap
 from recokit.table import open_version
@@ -39,10 +39,48 @@ def pretrain(
         Path | None, typer.Option(help="Write the held-out and the known edges here, a Parquet file a relation.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; a GPU if there is one by default.")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Train on disk within so much memory, such as 4GB: tables by partitions, on the CPU."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Train embeddings of a network and export them as a version."""
     settings = load_settings(config)
+    if memory is None:
+        _in_memory(
+            settings,
+            str(config),
+            resume=resume,
+            checkpoint_seconds=checkpoint_seconds,
+            save_model=save_model,
+            save_split=save_split,
+            device=device,
+            as_json=as_json,
+        )
+        return
+    for option, value in (("--save-model", save_model), ("--save-split", save_split), ("--device", device)):
+        if value is not None:
+            raise ConfigError(f"{option} does not go with --memory: leave one of them out")
+    from pretrain.partitioned_cli import pretrain_within
+
+    pretrain_within(
+        settings, memory, what=str(config), resume=resume, commit_seconds=checkpoint_seconds, as_json=as_json
+    )
+
+
+def _in_memory(
+    settings: Settings,
+    config: str,
+    *,
+    resume: bool,
+    checkpoint_seconds: float,
+    save_model: Path | None,
+    save_split: Path | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Train a network that is in memory whole."""
     target = settings.output / settings.version
     checkpoint = settings.output / f".{settings.version}.checkpoint"
     written = [path for path in (target, save_model, save_split) if path is not None]
@@ -57,7 +95,7 @@ def pretrain(
     settings.output.mkdir(parents=True, exist_ok=True)  # what cannot be written should not be trained first
     console = Console(stderr=as_json, markup=False, highlight=False)
     graph = settings.graph()
-    console.print(_summary(graph))
+    console.print(read_table(graph.summary.rows))
     console.print("entities: " + ", ".join(f"{len(ids):,} {name}" for name, ids in graph.entities.items()))
     known, held_out = _split(graph, settings.split, f"{config}: [split]")
     trained, validation = _split(known, settings.validation, f"{config}: [validation]")
@@ -99,16 +137,12 @@ def pretrain(
         if held_out is not None and asked:
             what = _named(settings.version, name)
             evaluations[name] = evaluate_model(model, held_out, known=known, relations=asked, name=what)
-            console.print(_evaluation_table(evaluations[name], name))
-            console.print(_protocol(evaluations[name]))
+            console.print(evaluation_table(evaluations[name], name))
+            console.print(protocol_line(evaluations[name]))
     if as_json:
         document = _document(graph, target, seconds, models, evaluations)
         typer.echo(json.dumps(document, indent=2, allow_nan=False))
     remove_folder(checkpoint)  # at once: the half of the checkpoints would be taken for a damaged run
-
-
-def _protocol(evaluation: Evaluation) -> str:
-    return ", ".join(f"{key}: {value}" for key, value in evaluation.results[0]["protocol"].items() if value != [])
 
 
 def _check_paths(checkpoint: Path, written: Iterable[Path], *, resume: bool) -> None:
@@ -236,21 +270,3 @@ def _document(
         ),
         "results": [row for evaluation in evaluations.values() for row in evaluation.results],
     }
-
-
-def _summary(graph: Graph) -> Table:
-    rows = [
-        [row["relation"], *(f"{row[key]:,}" for key in ("read", "null", "below_min_count", "edges"))]
-        for row in graph.summary.rows
-    ]
-    return text_table("edges read", ("relation", "read", "without an end", "below min_count", "edges"), rows)
-
-
-def _evaluation_table(evaluation: Evaluation, network: str) -> Table:
-    frame = evaluation.to_frame()
-    rows = [
-        [str(relation), *(f"{v:,.0f}" if name == "questions" else f"{v:.4f}" for name, v in row.items())]
-        for relation, row in frame.iterrows()
-    ]
-    title = "held-out edges, filtered rank among all entities" + (f": {network}" if network else "")
-    return text_table(title, ("relation", *frame.columns), rows)

@@ -28,6 +28,7 @@ from recokit.errors import ConfigError, DataError, closest
 from recokit.table.folder import local_folder, new_folder, write_json
 
 Callback = Callable[[Mapping[str, Any]], None]
+Choose = Callable[[Mapping[str, int], int], tuple[int, int]]
 _PHASES = ("read", "entities", "edges", "ends", "write")
 _MOST_ROWS = 2**31 - 1  # of a partition
 _SHARE = 0.75  # of the memory that is left when this begins: what DuckDB may count
@@ -43,7 +44,7 @@ def prepare(
     columns: Mapping[str, Any] | None = None,
     header: bool | None = None,
     min_count: Mapping[str, int] | None = None,
-    partitions: int | Mapping[str, int] = 1,
+    partitions: int | Mapping[str, int] | Choose = 1,
     whole_below: int = 10_000,
     held_out: float = 0.0,
     chunk_edges: int = 20_000_000,
@@ -66,7 +67,8 @@ def prepare(
         min_count: Entity type to the number of edges below which an entity is left out.
         partitions: Into how many partitions of ceil(N / P) rows each entity type is cut: P for all types of at least
             ``whole_below`` entities and 1 for the others; or P by type, where types that are not named have 1. No two
-            types have different P above 1.
+            types have different P above 1. Or what gives P and ``chunk_edges``, once they are known, from the number
+            of entities of each type and that of edges.
         whole_below: See ``partitions``.
         held_out: Share of each relation's distinct pairs of ends to leave out of the buckets: the pairs whose hash,
             which depends on their ids and ``seed`` alone, is in the lowest share. Duplicates go together, and in a
@@ -85,7 +87,8 @@ def prepare(
         VersionError: ``path`` exists.
     """
     _check_settings(held_out, chunk_edges, seed, threads)
-    _check_partitions(partitions)
+    if not callable(partitions):
+        _check_partitions(partitions)
     folder, limit = local_folder(path), _limit(memory)
     with new_folder(folder) as partial, _enough(memory):
         work = partial / "work"
@@ -96,12 +99,16 @@ def prepare(
             named = _read(reader, relations, files, triples, columns, header=header)
             by_name = reader.checked(list(named.values()), min_count or {})
             tables = EdgeTables(reader, by_name, seed=seed, held_out=held_out)
-            _check_types(partitions, tables.types)
+            if isinstance(partitions, Mapping):
+                _check_types(partitions, tables.types)
             _fill(tables, reader, min_count or {}, tell)
             counts = tables.num_edges()
             summary = reader.summary({name: edges for name, (edges, _) in counts.items()})
             sizes = [tables.num_entities(number) for number in range(len(tables.types))]
-            cut = _cut(dict(zip(tables.types, sizes, strict=True)), partitions, whole_below)
+            entities = dict(zip(tables.types, sizes, strict=True))
+            if callable(partitions):
+                partitions, chunk_edges = partitions(entities, sum(edges for edges, _ in counts.values()))
+            cut = _cut(entities, partitions, whole_below)
             written = BucketFiles(partial, tables, cut).write(counts, chunk_edges, lambda done: tell("write", done))
         shutil.rmtree(work)
         manifest = {
@@ -199,8 +206,8 @@ def _check_partitions(partitions: int | Mapping[str, int]) -> None:
         )
 
 
-def _check_types(partitions: int | Mapping[str, int], types: Sequence[str]) -> None:
-    for entity in partitions if isinstance(partitions, Mapping) else ():
+def _check_types(partitions: Mapping[str, int], types: Sequence[str]) -> None:
+    for entity in partitions:
         if entity not in types:
             raise ConfigError(f"partitions names the entity type {entity!r}; {closest(entity, types)}")
 

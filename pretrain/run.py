@@ -328,6 +328,7 @@ class Run:
             sampled.get("source"),
             sampled.get("target"),
             None if group.reverse is None else group.reverse[positions],
+            group.one_relation,
         )
         gradients = group.step(
             self.vectors[group.source],

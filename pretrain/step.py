@@ -44,6 +44,7 @@ class Batch:
     negative_sources: Sampled | None
     negative_targets: Sampled | None
     reverse: Tensor | None = None  # (B,) rows
+    one_relation: bool = False  # whether all edges are known to have the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +146,7 @@ class Step:
         ):
             if sampled is None:
                 continue
-            unique, which = distinct(batch.relations if relations is None else relations)
+            unique, which = distinct(batch.relations if relations is None else relations, one=batch.one_relation)
             accidental = rows[asked][:size, None] == sampled.rows  # (B, N)
             if sampled.known is not None:
                 known = torch.zeros_like(accidental)
@@ -239,8 +240,10 @@ def joined(own: Tensor, sampled: Sampled | None) -> Tensor:
     return own if sampled is None else torch.cat([own, sampled.rows])
 
 
-def distinct(relations: Tensor) -> tuple[Tensor, Tensor | None]:
+def distinct(relations: Tensor, *, one: bool = False) -> tuple[Tensor, Tensor | None]:
     """Return the distinct relations (U,) of a batch and which of them every edge has, None where there is one."""
+    if one:
+        return relations[:1], None
     unique, which = torch.unique(relations, return_inverse=True)
     return unique, None if len(unique) == 1 else which
 

@@ -191,7 +191,8 @@ class _Training:
                 tensor.copy_(self.best[name])
             if not torch.isfinite(tensor).all():  # the last steps have no loss to tell
                 raise DataError(f"train: what was learned of {name!r} is not finite; try a lower learning_rate")
-        meta = {**edges_meta(self.graph), **meta}
+        engine = self.run.engine
+        meta = {**edges_meta(self.graph), "engine": f"{engine.name}: {engine.products}", **meta}
         if self.best:
             meta["best_epoch"] = self._best_epoch()
         return self.run.model(self.graph, self.history, meta)

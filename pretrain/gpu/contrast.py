@@ -111,7 +111,8 @@ class Tiles:
 def default_tiles(product: Product, dim: int) -> Tiles:
     """Return tiles that fit the shared memory of compute capabilities 8.0 and 9.0.
 
-    In bfloat16 at D = 128 the inner loops compile for 9.0 without spilling a register. They are fixed, not tuned: tiles decide the order of sums, and the same seed should give the same bytes.
+    In bfloat16 at D = 128 the inner loops compile for 9.0 without spilling a register. They are fixed, not tuned:
+    tiles decide the order of sums, and the same seed should give the same bytes.
     """
     if product == "ieee":  # no tensor cores: each thread holds its part of both operands
         return Tiles(32, 32, 8, 1)

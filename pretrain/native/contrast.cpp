@@ -749,10 +749,10 @@ struct Tile {
                     grad[d] += p.grad_offset[t] * shift[d];
                 }
             }
-            put(grad, c.grad_anchors + e * s.D, s.D, true);
-            put(grad_own, c.grad_own + e * s.D, s.D, true);
-            if (c.grad_anchor_bias) put(p.grad_offset + t, c.grad_anchor_bias + e, 1, true);
-            if (c.grad_own_bias) put(p.grad_positive + t, c.grad_own_bias + e, 1, true);
+            put(grad, c.grad_anchors + e * s.D, s.D, c.add);
+            put(grad_own, c.grad_own + e * s.D, s.D, c.add);
+            if (c.grad_anchor_bias) put(p.grad_offset + t, c.grad_anchor_bias + e, 1, c.add);
+            if (c.grad_own_bias) put(p.grad_positive + t, c.grad_own_bias + e, 1, c.add);
         }
     }
 };

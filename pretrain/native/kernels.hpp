@@ -51,11 +51,13 @@ struct Contrast {
     float adversarial, margin, offset;
     const float *weights;  // (B,)
 
-    // What is found of edges is added to what is there, what is found of negatives and relations is written.
+    // What is found of negatives and relations is written, and with `add` what is found of edges is added; else written
+    // too.  Losses are always added.
     float *losses;                                              // (B,)
     float *grad_anchors, *grad_own, *grad_drawn;                // (B, D), (B, D), (N, D)
     float *grad_block, *grad_shift;                             // (U, P), (U, D) or null
     float *grad_anchor_bias, *grad_own_bias, *grad_drawn_bias;  // (B,), (B,), (N,) or null
+    int64_t add;
     int64_t half;        // bfloat16 products with float32 sums
     int64_t threads;
 };

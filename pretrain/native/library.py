@@ -36,7 +36,7 @@ class Contrast(ctypes.Structure):
         *((name, _POINTER) for name in ("weights", "losses", "grad_anchors", "grad_own", "grad_drawn")),
         *((name, _POINTER) for name in ("grad_block", "grad_shift")),
         *((name, _POINTER) for name in ("grad_anchor_bias", "grad_own_bias", "grad_drawn_bias")),
-        *((name, _INT) for name in ("half", "threads")),
+        *((name, _INT) for name in ("add", "half", "threads")),
     ]
 
 

@@ -8,6 +8,7 @@ Shapes: B edges, N negatives a side, D dimension, U relations of the batch, P pa
 __all__ = ["NativeStep", "update_", "uses_bfloat16"]
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -67,10 +68,11 @@ class NativeStep:
         ):
             if sampled is None:
                 continue
-            unique, which = distinct(batch.relations if relations is None else relations)
+            unique, which = distinct(batch.relations if relations is None else relations, one=batch.one_relation)
+            whole = which is None or form.moves == "anchors"
+            ask = _Ask.begin(self, form, (anchor, asked), sampled, weights=batch.weights, losses=losses, whole=whole)
             for rows, at, _, own_which in parts(form, unique, which, len(losses), len(asked.rows)):
                 relation_rows.append(rows)
-                ask = _Ask(self, form, anchor, asked, sampled, batch.weights, losses)
                 relation_grads.append(ask(block[rows], own_which, at))
         source, target = ends["source"], ends["target"]
         return Gradients(
@@ -86,7 +88,7 @@ class NativeStep:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _End:
     """One end of the edges: its table, the rows that take part, and what their gradients become."""
 
@@ -96,12 +98,19 @@ class _End:
     rows: Tensor  # (B + N,)
     grads: Tensor  # (B + N, D)
     bias_grads: Tensor | None  # (B + N,)
+    begun: bool = False  # whether there is something in the gradients of the edges
 
     @classmethod
     def of(cls, table: Tensor, bias: Tensor | None, own: Tensor, sampled: Sampled | None) -> "_End":
         rows = joined(own, sampled)
-        bias_grads = None if bias is None else torch.zeros(len(rows))
-        return cls(table, bias, own, rows, torch.zeros(len(rows), table.shape[1]), bias_grads)
+        bias_grads = None if bias is None else torch.empty(len(rows))
+        return cls(table, bias, own, rows, torch.empty(len(rows), table.shape[1]), bias_grads)
+
+    def zero(self, places: slice) -> None:
+        """Begin with nothing at some places."""
+        self.grads[places] = 0.0
+        if self.bias_grads is not None:
+            self.bias_grads[places] = 0.0
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,7 @@ class _Known:
 
 
 class _Grads(NamedTuple):
-    """What a call of the kernel adds to; ``drawn`` and its bias are written anew."""
+    """Where a call of the kernel puts what it finds."""
 
     losses: Tensor  # (B,)
     anchors: Tensor  # (B, D)
@@ -150,35 +159,56 @@ class _Grads(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Ask:
-    """A question for a batch; a call asks it for the edges of one part and adds what they give."""
+    """A question for a batch; a call asks it for all edges or those of a part, and adds what they give."""
 
     step: NativeStep
     form: Form
+    known: _Known | None
+    direct: bool  # the kernels write into the batch's own gradients
+    add: bool  # there is something in those of the edges
     anchor: _End
     asked: _End
     sampled: Sampled
     weights: Tensor  # (B,)
     losses: Tensor  # (B,), added to
 
+    @classmethod
+    def begin(
+        cls,
+        step: NativeStep,
+        form: Form,
+        ends: tuple[_End, _End],
+        sampled: Sampled,
+        *,
+        weights: Tensor,
+        losses: Tensor,
+        whole: bool,
+    ) -> "_Ask":
+        """Make ready the gradients of a question, which comes ``whole`` or in parts."""
+        anchor, asked = ends
+        known, size, begun = _Known.of(form.mover), len(asked.own), anchor.begun
+        direct = whole and known is not None
+        if not direct:
+            asked.zero(slice(size, None))
+            for end in () if begun else (anchor, asked):
+                end.zero(slice(size))
+        anchor.begun = asked.begun = True
+        return cls(step, form, known, direct, begun, anchor, asked, sampled, weights, losses)
+
     def __call__(self, block: Tensor, which: Tensor | None, at: Place) -> Tensor:
         """Ask for the edges at some places; returns the gradient of the block (U, P)."""
-        known = _Known.of(self.form.mover)
-        anchor, asked, size = self.anchor, self.asked, len(self.asked.own)
-        if known is not None and isinstance(at, slice):  # the kernels add to the batch's own gradients
-            grads = _Grads(
-                self.losses,
-                anchor.grads[:size],
-                asked.grads[:size],
-                asked.grads[size:],
-                anchor.bias_grads if anchor.bias_grads is None else anchor.bias_grads[:size],
-                asked.bias_grads if asked.bias_grads is None else asked.bias_grads[:size],
-                asked.bias_grads if asked.bias_grads is None else asked.bias_grads[size:],
-            )
+        known, anchor, asked, size = self.known, self.anchor, self.asked, len(self.asked.own)
+        if known is not None and self.direct:
+            of_edges = [
+                (end.grads[:size], None if end.bias_grads is None else end.bias_grads[:size]) for end in (anchor, asked)
+            ]
+            drawn_bias = None if asked.bias_grads is None else asked.bias_grads[size:]
+            (anchors, offset), (own, own_bias) = of_edges
+            grads = _Grads(self.losses, anchors, own, asked.grads[size:], offset, own_bias, drawn_bias)
             return self._by_rows(known, block, which, at, grads)
         grads = self._fresh(len(anchor.own[at]))
-        gradient = (
-            self._moved(block, which, at, grads) if known is None else self._by_rows(known, block, which, at, grads)
-        )
+        ask = self._moved if known is None else functools.partial(self._by_rows, known)
+        gradient = ask(block, which, at, grads)
         self.losses[at] += grads.losses
         anchor.grads[at] += grads.anchors
         asked.grads[at] += grads.own
@@ -247,7 +277,7 @@ class _Ask:
         call.set(comparator=_COMPARATORS[config.comparator], loss=_LOSSES[config.loss], scale=1 / config.temperature)
         call.set(reduction=_ADVERSARIAL if config.adversarial else _REDUCTIONS[config.negative_reduction])
         call.set(adversarial=config.adversarial, margin=config.margin, offset=config.score_offset)
-        call.set(half=uses_bfloat16(config), threads=self.step.threads)
+        call.set(half=uses_bfloat16(config), threads=self.step.threads, add=self.add or not self.direct)
         call.point(own_ids=own, drawn_ids=sampled.rows, weights=self.weights[at], log_expected=sampled.log_expected)
         call.point(losses=grads.losses, grad_anchors=grads.anchors, grad_own=grads.own, grad_drawn=grads.drawn)
         call.point(grad_anchor_bias=grads.offset, grad_own_bias=grads.own_bias, grad_drawn_bias=grads.drawn_bias)
