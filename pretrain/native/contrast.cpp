@@ -415,7 +415,7 @@ void prepare(const Contrast &c, const Work &work, int64_t thread) {
 // -- losses of one row --------------------------------------------------------------------------------------------------
 
 struct Row {
-    float value, grad_positive, sum;
+    float value, grad_positive, sum;  // the gradients with the scale of the scores
 };
 
 inline float maximum(const float *s, int64_t n) {
@@ -426,29 +426,28 @@ inline float maximum(const float *s, int64_t n) {
     return most;
 }
 
-// -s_i + log(e^{s_i} + sum_j e^{s_j}); scores (n,) become their gradient.
-Row softmax(float positive, float *s, int64_t n, float weight) {
-    const float most = maximum(s, n), top = most > positive ? most : positive;
+// -s_i + log(e^{s_i} + sum_j e^{s_j}); scores (n,), none above `most`, become their gradient times `scale`.
+Row softmax(float positive, float *s, int64_t n, float most, float weight, float scale) {
+    const float top = most > positive ? most : positive;
     Vector total{};
     for (int64_t i = 0; i < n; i += W) {
         const Vector e = exponential(load(s + i) - top);
         store(s + i, e);
         total += e;
     }
-    const float others = sum(total), all_of_them = others + expf(positive - top), scale = weight / all_of_them;
-    for (int64_t i = 0; i < n; i += W) store(s + i, load(s + i) * scale);
-    return {weight * (logf(all_of_them) + (top - positive)), -others * scale, others * scale};
+    const float others = sum(total), all_of_them = others + expf(positive - top), share = weight * scale / all_of_them;
+    scale_by(s, share, n);
+    return {weight * (logf(all_of_them) + (top - positive)), -others * share, others * share};
 }
 
 // Weights (n,) of the negatives under "adversarial", or one for all of them.
-float weigh(const Contrast &c, const float *s, int64_t n, float *weights) {
+float weigh(const Contrast &c, const float *s, int64_t n, float most, float *weights) {
     if (c.reduction == SUM) return 1.0f;
     if (c.reduction == MEAN) {
         int64_t count = 0;
         for (int64_t i = 0; i < n; i++) count += s[i] > NONE;
         return 1.0f / (count ? count : 1);
     }
-    const float most = maximum(s, n);
     Vector total{};
     for (int64_t i = 0; i < n; i += W) {
         Vector e{};
@@ -461,8 +460,8 @@ float weigh(const Contrast &c, const float *s, int64_t n, float *weights) {
 }
 
 // softplus(-(s_i + offset)) + sum_j w_j softplus(s_j + offset)
-Row logistic(const Contrast &c, float positive, float *s, int64_t n, float weight, float *weights) {
-    const float common = weigh(c, s, n, weights);
+Row logistic(const Contrast &c, float positive, float *s, int64_t n, float most, float weight, float *weights) {
+    const float common = weigh(c, s, n, most, weights);
     const bool own = c.reduction == ADVERSARIAL;
     Vector value{}, total{};
     for (int64_t i = 0; i < n; i += W) {
@@ -470,17 +469,17 @@ Row logistic(const Contrast &c, float positive, float *s, int64_t n, float weigh
         const Vector w = own ? load(weights + i) * common : all(common);
         const Vector sigma = select(x < all(0.0f), e, all(1.0f)) / (e + 1.0f);
         value += select(x < all(-87.0f), all(0.0f), largest(x, all(0.0f)) + log1p_of(e)) * w;
-        const Vector g = sigma * w * weight;
+        const Vector g = sigma * w * (weight * c.scale);
         store(s + i, g);
         total += g;
     }
-    const float x = positive + c.offset, grad = -sigmoid(-x) * weight;
+    const float x = positive + c.offset, grad = -sigmoid(-x) * weight * c.scale;
     return {weight * (softplus(-x) + sum(value)), grad, sum(total)};
 }
 
 // sum_j w_j max(0, margin - s_i + s_j)
-Row ranking(const Contrast &c, float positive, float *s, int64_t n, float weight, float *weights) {
-    const float common = weigh(c, s, n, weights), shift = c.margin - positive;
+Row ranking(const Contrast &c, float positive, float *s, int64_t n, float most, float weight, float *weights) {
+    const float common = weigh(c, s, n, most, weights), shift = c.margin - positive;
     const bool own = c.reduction == ADVERSARIAL;
     Vector value{}, total{};
     for (int64_t i = 0; i < n; i += W) {
@@ -488,7 +487,7 @@ Row ranking(const Contrast &c, float positive, float *s, int64_t n, float weight
         const Vector w = own ? load(weights + i) * common : all(common);
         const Ints counts = excess > all(0.0f);
         value += select(counts, excess * w, all(0.0f));
-        const Vector g = select(counts, w * weight, all(0.0f));
+        const Vector g = select(counts, w * (weight * c.scale), all(0.0f));
         store(s + i, g);
         total += g;
     }
@@ -574,46 +573,53 @@ struct Tile {
                        s.stride, false))
     }
 
-    // Products (Np,) to what goes into the loss; what does not count becomes minus infinity.
-    void finish_scores(int64_t t, float offset) {
+    // Products (Np,) to what goes into the loss; what does not count becomes minus infinity.  Returns the largest.
+    float finish_scores(int64_t t, float offset) {
         const int64_t e = start + t;
         float *x = p.scores + t * s.stride;
-        if (distance) {
-            const float square = p.squares[t], rounding = 8 * 1.1920929e-7f;
-            for (int64_t n = 0; n < s.Np; n += W) {
-                const Vector sizes = load(work.squares + n) + square;
-                Vector apart = sizes - 2.0f * load(x + n);
-                apart = select(apart <= sizes * rounding, all(0.0f), apart);
-                if (c.comparator == L2)
-                    for (int i = 0; i < W; i++) apart[i] = sqrtf(apart[i]);
-                store(p.distances + n, apart);
-                store(x + n, -apart);
-            }
-        }
+        if (distance) be_distances(t, x);
+        const Ints own = (int32_t)(uint32_t)c.own_ids[e] - Ints{};
+        Vector most = all(NONE);
         // The last vector may hold places beyond N, of which biases and logarithms have none.
-        const int64_t whole = c.drawn_bias || c.log_expected ? s.N / W * W : s.Np;
+        const int64_t whole = s.N / W * W;
         for (int64_t n = 0; n < whole; n += W) {
             Vector v = load(x + n) + offset;
             if (c.drawn_bias) v += load(c.drawn_bias + n);
             v *= c.scale;
             if (c.log_expected) v -= load(c.log_expected + n);
+            Ints ids;
+            memcpy(&ids, work.ids + n, sizeof ids);
+            v = select(ids == own, all(NONE), v);
+            most = largest(v, most);
             store(x + n, v);
         }
+        float top = NONE;
+        for (int i = 0; i < W; i++) top = most[i] > top ? most[i] : top;
         for (int64_t n = whole; n < s.N; n++) {
             x[n] = (x[n] + offset + (c.drawn_bias ? c.drawn_bias[n] : 0)) * c.scale;
             if (c.log_expected) x[n] -= c.log_expected[n];
-        }
-        const Ints own = (int32_t)(uint32_t)c.own_ids[e] - Ints{};
-        for (int64_t n = 0; n < s.Np; n += W) {
-            Ints ids;
-            memcpy(&ids, work.ids + n, sizeof ids);
-            store(x + n, select(ids == own, all(NONE), load(x + n)));
+            if (work.ids[n] == uint32_t(c.own_ids[e])) x[n] = NONE;
+            top = x[n] > top ? x[n] : top;
         }
         for (int64_t n = s.N; n < s.Np; n++) x[n] = NONE;
-        if (c.known_ends) {
-            const int64_t question = c.questions ? c.questions[e] : e;
-            for (int64_t k = question ? c.known_ends[question - 1] : 0; k < c.known_ends[question]; k++)
-                x[c.known_places[k]] = NONE;
+        if (!c.known_ends) return top;
+        const int64_t question = c.questions ? c.questions[e] : e;
+        for (int64_t k = question ? c.known_ends[question - 1] : 0; k < c.known_ends[question]; k++)
+            x[c.known_places[k]] = NONE;
+        return maximum(x, s.Np);
+    }
+
+    // Products (Np,) to minus the distances, which are kept; what is below the rounding of their sums is 0.
+    void be_distances(int64_t t, float *x) {
+        const float square = p.squares[t], rounding = 8 * 1.1920929e-7f;
+        for (int64_t n = 0; n < s.Np; n += W) {
+            const Vector sizes = load(work.squares + n) + square;
+            Vector apart = sizes - 2.0f * load(x + n);
+            apart = select(apart <= sizes * rounding, all(0.0f), apart);
+            if (c.comparator == L2)
+                for (int i = 0; i < W; i++) apart[i] = sqrtf(apart[i]);
+            store(p.distances + n, apart);
+            store(x + n, -apart);
         }
     }
 
@@ -657,15 +663,14 @@ struct Tile {
                 for (int64_t d = 0; d < s.D; d++) offset += from[d] * shift[d];
             }
             const float positive = (own_score(t) + offset + (c.own_bias ? c.own_bias[e] : 0)) * c.scale;
-            finish_scores(t, offset);
-            const Row done = c.loss == SOFTMAX    ? softmax(positive, x, s.Np, c.weights[e])
-                             : c.loss == LOGISTIC ? logistic(c, positive, x, s.Np, c.weights[e], p.weights)
-                                                  : ranking(c, positive, x, s.Np, c.weights[e], p.weights);
-            if (c.scale != 1.0f) scale_by(x, c.scale, s.Np);
+            const float most = finish_scores(t, offset);
+            const Row done = c.loss == SOFTMAX    ? softmax(positive, x, s.Np, most, c.weights[e], c.scale)
+                             : c.loss == LOGISTIC ? logistic(c, positive, x, s.Np, most, c.weights[e], p.weights)
+                                                  : ranking(c, positive, x, s.Np, most, c.weights[e], p.weights);
             c.losses[e] += done.value;
-            p.grad_positive[t] = done.grad_positive * c.scale;
+            p.grad_positive[t] = done.grad_positive;
             // Where a number added to all scores changes no loss its gradient is 0, which a sum of rounded terms is not.
-            p.grad_offset[t] = c.loss == LOGISTIC ? (done.grad_positive + done.sum) * c.scale : 0.0f;
+            p.grad_offset[t] = c.loss == LOGISTIC ? done.grad_positive + done.sum : 0.0f;
             if (c.grad_drawn_bias) add_to(p.column_sums, x, 1.0f, s.Np);
             if (distance) p.pulls[t] = pull(x);
         }
