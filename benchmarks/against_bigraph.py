@@ -26,7 +26,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from peers.models import Graphs, graphs_of, model_of, mrr, train_timed
 from pretrain import Model, TrainConfig
 
 OURS, THEIRS = "recokit", "BigGraph"
+PRECISIONS = ("float32", "auto")  # of ours; BigGraph's is float32
 OPERATORS = {"none": "identity", "complex_diagonal": "complex_diagonal", "translation": "translation"}  # theirs: ours
 
 
@@ -225,22 +226,27 @@ def measure_speed(bench: Bench, parts: Parts, arguments: argparse.Namespace) -> 
         for negatives in arguments.negatives:
             for batch_size in arguments.batch_sizes:
                 case = {"dim": dim, "negatives": negatives, "batch_size": batch_size}
-                ours, theirs = [], []
+                theirs: list[float] = []
+                ours: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
                 for _ in range(arguments.rounds):
                     seconds = bench.theirs(cut, their_speed_config(parts, **case)).epoch_seconds
                     theirs.append(len(cut.train) * len(seconds) / sum(seconds))
-                    trained = train_timed(graph, our_speed_config(parts, **case))
-                    ours.append(len(cut.train) * len(trained.edges_per_second) / trained.seconds)
-                yield {
-                    "graph": parts.name,
-                    "edges": len(cut.train),
-                    "entities": parts.entities,
-                    **case,
-                    OURS: statistics.median(ours),
-                    THEIRS: statistics.median(theirs),
-                    "ratio": statistics.median(ours) / statistics.median(theirs),
-                    "rounds": {OURS: ours, THEIRS: theirs},
-                }
+                    for precision, rates in ours.items():
+                        config = replace(our_speed_config(parts, **case), precision=precision)
+                        trained = train_timed(graph, config)
+                        rates.append(len(cut.train) * len(trained.edges_per_second) / trained.seconds)
+                for precision, rates in ours.items():
+                    yield {
+                        "graph": parts.name,
+                        "edges": len(cut.train),
+                        "entities": parts.entities,
+                        **case,
+                        "precision": precision,
+                        OURS: statistics.median(rates),
+                        THEIRS: statistics.median(theirs),
+                        "ratio": statistics.median(rates) / statistics.median(theirs),
+                        "rounds": {OURS: rates, THEIRS: theirs},
+                    }
 
 
 def their_speed_config(parts: Parts, *, dim: int, negatives: int, batch_size: int) -> dict[str, Any]:
@@ -324,7 +330,9 @@ def our_points(case: Case, quality: Quality, seed: int) -> Iterator[Point]:
     for name, setting in quality.ours.items():
         for epochs in quality.our_epochs:
             config = TrainConfig(
-                **{"dim": case.dim, "comparator": "dot", "temperature": 1.0, **setting, "epochs": epochs, "seed": seed}
+                **{"dim": case.dim, "comparator": "dot", "temperature": 1.0, "precision": "auto", **setting},
+                epochs=epochs,
+                seed=seed,
             )
             trained = train_timed(case.graphs.train, config)
             yield Point(OURS, name, epochs, trained.seconds, trained.wall_seconds, *case.judge(trained.model))
@@ -333,12 +341,13 @@ def our_points(case: Case, quality: Quality, seed: int) -> Iterator[Point]:
 def show(speeds: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]]) -> None:
     if speeds:
         print(
-            f"{'graph':<12} {'dim':>4} {'negatives':>9} {'batch':>6} {OURS:>10} {THEIRS:>10} {'ratio':>6}   (edges/s)"
+            f"{'graph':<12} {'dim':>4} {'negatives':>9} {'batch':>6} {'products':>9} {OURS:>10} {THEIRS:>10} "
+            f"{'ratio':>6}   (edges/s)"
         )
     for row in speeds:
         print(
-            f"{row['graph']:<12} {row['dim']:>4} {row['negatives']:>9} {row['batch_size']:>6} {row[OURS]:>10,.0f} "
-            f"{row[THEIRS]:>10,.0f} {row['ratio']:>6.2f}"
+            f"{row['graph']:<12} {row['dim']:>4} {row['negatives']:>9} {row['batch_size']:>6} "
+            f"{row['precision']:>9} {row[OURS]:>10,.0f} {row[THEIRS]:>10,.0f} {row['ratio']:>6.2f}"
         )
     for curve in curves:
         print(f"\n{curve['graph']}: {curve['metric']}; dim {curve['dim']}")

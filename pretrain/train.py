@@ -189,7 +189,7 @@ class _Training:
         for name, tensor in self.run.tensors().items():
             if name in self.best:
                 tensor.copy_(self.best[name])
-            if not torch.isfinite(tensor).all():  # the last steps have no loss to tell
+            if not _is_finite(tensor):  # the last steps have no loss to tell
                 raise DataError(f"train: what was learned of {name!r} is not finite; try a lower learning_rate")
         engine = self.run.engine
         meta = {**edges_meta(self.graph), "engine": f"{engine.name}: {engine.products}", **meta}
@@ -301,6 +301,11 @@ class _Training:
             self.best = {name: arrays[f"best/{name}"].to(tensor.device) for name, tensor in self.run.tensors().items()}
 
 
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether there are numbers alone, without a copy of them."""
+    return tensor.numel() == 0 or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
+
+
 def _replays(run: Run, losses: Tensor) -> Any:
     """Return what captures batches as CUDA graphs (``pretrain.gpu.graphs``); None for other engines."""
     if run.engine.name != "gpu":
@@ -361,9 +366,11 @@ def device_of(wanted: str | torch.device | None) -> torch.device:
 @contextmanager
 def _determinism(wanted: bool) -> Iterator[None]:
     """Take the deterministic form of every operation on a GPU that has one; on the CPU all of ours have it anyway."""
+    if not wanted:  # even to leave it as it is imports a good part of torch
+        yield
+        return
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    if wanted:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
