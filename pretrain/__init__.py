@@ -8,15 +8,19 @@ __all__ = [
     "Evaluation",
     "Graph",
     "Model",
+    "PartitionedModel",
     "PreparedGraph",
     "Relation",
     "TrainConfig",
     "evaluate",
+    "evaluate_partitioned",
     "export",
+    "export_partitioned",
     "load_exported",
     "prepare",
     "train",
     "train_networks",
+    "train_partitioned",
 ]
 
 from recokit.errors import MissingDependencyError
@@ -28,6 +32,9 @@ try:
     from pretrain.graph import Graph
     from pretrain.model import Model
     from pretrain.networks import train_networks
+    from pretrain.partitioned import PartitionedModel, train_partitioned
+    from pretrain.partitioned_evaluate import evaluate_partitioned
+    from pretrain.partitioned_export import export_partitioned
     from pretrain.preparation import prepare
     from pretrain.prepared import PreparedGraph
     from pretrain.train import train

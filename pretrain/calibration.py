@@ -33,7 +33,7 @@ from pretrain.machines import PREPARE_ORIGIN, Machine, prepare_rate
 from pretrain.memory import process_bytes
 from pretrain.plan import Workload
 from pretrain.run import Group, Run
-from pretrain.train import device_of, matmul_precision
+from pretrain.train import device_of, float32_products
 from recokit.errors import ConfigError
 
 Callback = Callable[[Mapping[str, Any]], None]
@@ -177,7 +177,7 @@ def _samples(
     few = _Probe.of(config, _CACHED, fewer, device)
     tiny = _Probe.of(dataclasses.replace(config, batch_size=_TINY), _CACHED, _TINY, device)
     turns = [probes[0], few, tiny, *probes[1:]]
-    with matmul_precision(config.precision):
+    with float32_products(config.precision):
         for probe in turns:  # first touches, first allocations
             probe.train(0.0)
             probe.found.clear()

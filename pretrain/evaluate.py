@@ -8,7 +8,7 @@ everything alike gains nothing; a score that is not a number takes the last one.
 Shapes: Q questions, E edges.
 """
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["SIDES", "Evaluation", "check_cuts", "evaluate", "measured", "ranks_frame", "said_of_filter"]
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ from recokit.errors import ConfigError, DataError, closest
 Unseen = Literal["keep", "drop"]
 By = Literal["relation", "side", "degree"]
 _PREFIXES: Mapping[By, str] = {"relation": "relation: ", "side": "side: ", "degree": "degree decile "}
-_SIDES: Mapping[Sides, tuple[Side, ...]] = {"both": ("target", "source"), "target": ("target",), "source": ("source",)}
+SIDES: Mapping[Sides, tuple[Side, ...]] = {"both": ("target", "source"), "target": ("target",), "source": ("source",)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,7 +135,7 @@ def evaluate(
     check_choice("evaluate", "sides", sides, get_args(Sides))
     check_choice("evaluate", "unseen", unseen, get_args(Unseen))
     check_choice("evaluate", "ties", ties, get_args(Ties))
-    _check_cuts(k)
+    check_cuts(k)
     sample = Sample.parse(candidates, seed)
     graphs = [known] if isinstance(known, Graph) else list(known or ())
     for graph in (held_out, *graphs):
@@ -156,18 +156,18 @@ def evaluate(
         kept = trained | (unseen == "keep")
         if kept.any():
             _check_types(model, relation)
-        for side in _SIDES[sides] if kept.any() else ():
+        for side in SIDES[sides] if kept.any() else ():
             order = [0, 1] if side == "target" else [1, 0]  # the given end, the asked one
             questions, others = edges[order][:, kept], answers[order] if filter else answers[:, :0]
             rank, rivals = ranker.ranks(relation, side, questions, others)
             parts.append((relation, side, [*questions, degrees[order[1], kept], rivals + 1], rank))
     if not parts:
         raise DataError("evaluate: there is no held-out edge to ask about")
-    asked = _frame(parts)
+    asked = ranks_frame(parts)
     protocol = {
         "candidates": "all entities of the type" if sample is None else str(sample),
         **({} if sample is None else {"seed": seed}),
-        "filter": _said_of_filter(len(graphs)) if filter else "none: raw ranks",
+        "filter": said_of_filter(len(graphs)) if filter else "none: raw ranks",
         "ties": f"{ties} rank (within {TIE:g} of the vectors' sizes)",
         "sides": sides,
         "split": [dict(entry) for entry in held_out.history if "split" in entry],
@@ -176,13 +176,14 @@ def evaluate(
     }
     results = [
         {"name": name, "metric": metric, "value": value, "n": n, "group": group, "protocol": protocol}
-        for group, n, metrics in _measured(asked, k)
+        for group, n, metrics in measured(asked, k)
         for metric, value in metrics.items()
     ]
     return Evaluation(tuple(results), asked)
 
 
-def _check_cuts(k: Sequence[int]) -> None:
+def check_cuts(k: Sequence[int]) -> None:
+    """Raise a ConfigError unless they are whole numbers of at least 1."""
     cuts = list(k) if isinstance(k, Iterable) else [None]
     if not all(isinstance(cut, int | np.integer) and not isinstance(cut, bool) and cut >= 1 for cut in cuts):
         raise ConfigError(f"evaluate: k must be whole numbers of at least 1, such as (1, 3, 10), got {k!r}")
@@ -222,7 +223,7 @@ class _Rows:
         return np.stack([self._joined[ends.source][edges.sources], self._joined[ends.target][edges.targets]])
 
 
-def _frame(parts: Sequence[tuple[str, str, Sequence[Rows], torch.Tensor]]) -> pd.DataFrame:
+def ranks_frame(parts: Sequence[tuple[str, str, Sequence[Rows], torch.Tensor]]) -> pd.DataFrame:
     """Join relation, side, columns and ranks of every part to one frame."""
     relations, sides, columns, found = zip(*parts, strict=True)
     sizes = [len(ranks) for ranks in found]
@@ -239,11 +240,12 @@ def _degrees(model: Model, relation: str, edges: Rows) -> Rows:
     return np.stack([table[rows] for table, rows in zip(tables, edges, strict=True)])  # -1 is the appended one
 
 
-def _said_of_filter(num_known: int) -> str:
+def said_of_filter(num_known: int) -> str:
+    """Say in a protocol whose true answers are left aside."""
     return f"true answers of {num_known} known graph(s) and of the held-out one" if num_known else "held out only"
 
 
-def _measured(asked: pd.DataFrame, k: Sequence[int]) -> Iterator[tuple[str | None, int, dict[str, float]]]:
+def measured(asked: pd.DataFrame, k: Sequence[int]) -> Iterator[tuple[str | None, int, dict[str, float]]]:
     """Name, number and metrics of every group of questions."""
     yield None, len(asked), _metrics(asked, k)
     relations = {str(name): (len(part), _metrics(part, k)) for name, part in asked.groupby("relation", sort=False)}

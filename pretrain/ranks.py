@@ -6,7 +6,7 @@ added is taken off the counts again.  Whatever does not compare, such as a NaN, 
 Shapes: Q questions, N entities of the asked type, W candidates that are scored, A pairs of a question and a candidate.
 """
 
-__all__ = ["TIE", "Ranker", "Sample", "Ties"]
+__all__ = ["TIE", "Ranker", "Sample", "Scores", "Ties", "count_flags", "rank_of"]
 
 import dataclasses
 import re
@@ -140,16 +140,15 @@ class Ranker:
             low, high = scores.thresholds(part, true, (anchors < 0) | (true < 0))
             block, pairs = scores.block(part, columns), torch.from_numpy(excluded).to(scores.device)
             num_rivals = torch.from_numpy(rivals[-1]).to(scores.device)
-            first, last = num_rivals - _counts(block <= high, pairs), num_rivals - _counts(block < low, pairs)
-            above = {"optimistic": first, "pessimistic": last, "mean": (first + last) / 2}[self._ties]
-            found.append(1 + above.double())
+            not_above, below = count_flags(block <= high, pairs), count_flags(block < low, pairs)
+            found.append(rank_of(num_rivals, not_above, below, self._ties))
         return torch.cat(found), np.concatenate(rivals)
 
-    def _scores(self, relation: str, side: Side, asked: str, anchors: Rows) -> "_Scores":
+    def _scores(self, relation: str, side: Side, asked: str, anchors: Rows) -> "Scores":
         rows = torch.from_numpy(anchors.clip(0))
         question = self._model.question(relation, side, rows, prepared=self._prepared)
         shared = question.candidates is self._prepared.get(asked)
-        scores = _Scores(self._model.config.comparator, question, self._offsets.get(asked) if shared else None)
+        scores = Scores(self._model.config.comparator, question, self._offsets.get(asked) if shared else None)
         if shared and scores.offset is not None:
             self._offsets[asked] = scores.offset
         return scores
@@ -171,10 +170,16 @@ class Ranker:
                 yield slice(start, min(start + chunk, end)), columns
 
 
-def _counts(flags: Tensor, excluded: Tensor) -> Tensor:
+def count_flags(flags: Tensor, excluded: Tensor) -> Tensor:
     """Count (Q,) the flags (Q, W) that are set, but for those of the pairs (2, A)."""
     questions, columns = excluded
     return flags.sum(1, dtype=torch.int32).index_add_(0, questions, flags[questions, columns].int(), alpha=-1)
+
+
+def rank_of(rivals: Tensor, not_above: Tensor, below: Tensor, ties: Ties) -> Tensor:
+    """Rank (Q,) float64 the true answers: of so many rivals so many score no higher, ties included, and lower."""
+    first, last = rivals - not_above, rivals - below
+    return 1 + {"optimistic": first, "pessimistic": last, "mean": (first + last) / 2}[ties].double()
 
 
 class _Answers:
@@ -204,8 +209,14 @@ class _Answers:
         return np.stack([np.append(own, questions[other]), np.append(true[own], others[other])])
 
 
-class _Scores:
-    """Scores of questions as far as ranks need them: -|q - c|² ranks the candidates of a query as q·c - |c|²/2 does."""
+class Scores:
+    """Scores of questions as far as ranks need them: -|q - c|² ranks the candidates of a query as q·c - |c|²/2 does.
+
+    Args:
+        comparator: The model's.
+        question: Queries (Q, D), candidates (N, D) and their biases.
+        offset: What another one found of these candidates, if there is one.
+    """
 
     def __init__(self, comparator: str, question: Question, offset: Tensor | None) -> None:
         self._queries, self._candidates, self._bias = question.queries, question.candidates, question.bias

@@ -11,7 +11,7 @@ __all__ = [
     "check_alpha",
     "device_of",
     "edges_meta",
-    "matmul_precision",
+    "float32_products",
     "memory_errors",
     "rate_of",
     "train",
@@ -107,7 +107,7 @@ def train(
     identity = None if checkpoint is None else _identity(graph, config, previous, carry_state, validation)
     models = []
     with (
-        matmul_precision(config.precision),
+        float32_products(config.precision),
         _determinism(config.deterministic and device.type == "cuda"),
         memory_errors(),
         torch.cuda.device(device) if device.type == "cuda" else nullcontext(),  # where Triton launches kernels
@@ -389,14 +389,16 @@ def memory_errors() -> Iterator[None]:
 
 
 @contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
-    """Allow bfloat16 inside float32 matrix products under ``"auto"``, for the time of a run."""
-    before = torch.get_float32_matmul_precision()
+def float32_products(precision: str) -> Iterator[None]:
+    """Compute in float32 for the time of a run, with bfloat16 inside its matrix products under ``"auto"``."""
+    before, dtype = torch.get_float32_matmul_precision(), torch.get_default_dtype()
     torch.set_float32_matmul_precision("medium" if precision == "auto" else "highest")
+    torch.set_default_dtype(torch.float32)  # the caller's may be another
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+        torch.set_default_dtype(dtype)
 
 
 def edges_meta(graph: Graph) -> dict[str, Any]:

@@ -486,7 +486,7 @@ Row ranking(const Contrast &c, float positive, float *s, int64_t n, float most, 
         const Vector excess = load(s + i) + shift;
         const Vector w = own ? load(weights + i) * common : all(common);
         const Ints counts = excess > all(0.0f);
-        value += select(counts, excess * w, all(0.0f));
+        value += select(excess <= all(0.0f), all(0.0f), excess * w);  // NaN stays NaN
         const Vector g = select(counts, w * (weight * c.scale), all(0.0f));
         store(s + i, g);
         total += g;
@@ -679,6 +679,7 @@ struct Tile {
 
     // The gradients' products with the negatives and with the anchors.
     void multiply_back() {
+        if (s.N == 0) memset(p.grad_queries, 0, padded * s.Dp * sizeof(float));  // no product writes it
 #if defined(HALF)
         if (s.half) {
             const int64_t pairs = (s.N + 1) / 2, ld = s.stride / 2;
@@ -780,7 +781,7 @@ void edges(const Contrast &c, const Work &work, int64_t thread) {
 
 // -- after the edges: the threads' sums ---------------------------------------------------------------------------------
 
-// Adds up what the threads have that had edges; `part` says where.
+// Adds up what the threads have that had edges, 0 where none had; `part` says where.
 template <typename Part> inline void add_up(const Contrast &c, const Work &work, int64_t n, float *to, Part part) {
     bool first = true;
     for (int64_t thread = 0; thread < c.threads; thread++) {
@@ -789,6 +790,7 @@ template <typename Part> inline void add_up(const Contrast &c, const Work &work,
         put(from, to, n, !first);
         first = false;
     }
+    if (first) memset(to, 0, n * sizeof(float));
 }
 
 void finish(const Contrast &c, const Work &work, int64_t thread) {
@@ -820,7 +822,7 @@ void finish(const Contrast &c, const Work &work, int64_t thread) {
 
 // Sums what the relations have got from every thread; one that had no edge may have had negatives.
 void conclude(const Contrast &c, const Work &work) {
-    memset(c.grad_block, 0, c.relations * c.parameters * sizeof(float));
+    if (c.parameters) memset(c.grad_block, 0, c.relations * c.parameters * sizeof(float));
     if (c.shift) memset(c.grad_shift, 0, c.relations * c.dim * sizeof(float));
     for (int64_t thread = 0; thread < c.threads; thread++) {
         const Piece p(c, work.pieces + thread * work.piece);

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
+#include <exception>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -76,7 +77,10 @@ class Pool {
     // Calls body(context, thread) for every thread; the caller is number 0.
     void run(int64_t threads, Body body, void *context) {
         if (threads == 1) return body(context, 0);
-        grow(threads - 1);
+        if (!grow(threads - 1)) {  // the system gives no more: the caller does the work of all
+            for (int64_t thread = 0; thread < threads; thread++) body(context, thread);
+            return;
+        }
         body_ = body, context_ = context;
         left_.store(threads - 1, std::memory_order_relaxed);
         {
@@ -92,13 +96,20 @@ class Pool {
   private:
     static constexpr uint64_t LIMIT = 1 << 16;
 
-    void grow(int64_t threads) {
-        while (int64_t(workers_.size()) < threads) {
-            const int64_t number = int64_t(workers_.size()) + 1;
-            const uint64_t now = round_.load();
-            workers_.emplace_back([this, number, now] { work(number, now); });
-            workers_.back().detach();
+    // Whether there are as many threads; nothing may be thrown at Python.
+    bool grow(int64_t threads) {
+        if (threads >= int64_t(LIMIT) - 1) return false;
+        try {
+            while (int64_t(workers_.size()) < threads) {
+                const int64_t number = int64_t(workers_.size()) + 1;
+                const uint64_t now = round_.load();
+                workers_.emplace_back([this, number, now] { work(number, now); });
+                workers_.back().detach();
+            }
+        } catch (const std::exception &) {
+            return false;
         }
+        return true;
     }
 
     void work(int64_t number, uint64_t seen) {
@@ -134,6 +145,8 @@ Pool *pool() {
     static Pool *current = nullptr;
 #if defined(__unix__) || defined(__APPLE__)
     static pid_t owner = 0;
+    // A fork waits for the call of another thread: its child would find the lock taken for ever.
+    if (owner == 0) pthread_atfork([] { busy.lock(); }, [] { busy.unlock(); }, [] { busy.unlock(); });
     if (owner != getpid()) {
         current = new Pool;
         owner = getpid();

@@ -60,7 +60,7 @@ class NativeStep:
             "source": _End.of(sources, source_bias, batch.sources, batch.negative_sources),
             "target": _End.of(targets, target_bias, batch.targets, batch.negative_targets),
         }
-        losses = torch.zeros(len(batch.sources))
+        losses = sources.new_zeros(len(batch.sources))
         relation_rows, relation_grads = [], []
         for form, anchor, asked, sampled, relations in (
             (self.for_target, ends["source"], ends["target"], batch.negative_targets, batch.relations),
@@ -75,6 +75,9 @@ class NativeStep:
                 relation_rows.append(rows)
                 relation_grads.append(ask(block[rows], own_which, at))
         source, target = ends["source"], ends["target"]
+        for end in (source, target):
+            if not end.begun:  # nobody asked
+                end.zero(slice(None))
         return Gradients(
             losses,
             source.rows,
@@ -103,8 +106,8 @@ class _End:
     @classmethod
     def of(cls, table: Tensor, bias: Tensor | None, own: Tensor, sampled: Sampled | None) -> "_End":
         rows = joined(own, sampled)
-        bias_grads = None if bias is None else torch.empty(len(rows))
-        return cls(table, bias, own, rows, torch.empty(len(rows), table.shape[1]), bias_grads)
+        bias_grads = None if bias is None else bias.new_empty(len(rows))
+        return cls(table, bias, own, rows, table.new_empty(len(rows), table.shape[1]), bias_grads)
 
     def zero(self, places: slice) -> None:
         """Begin with nothing at some places."""
@@ -225,7 +228,7 @@ class _Ask:
     def _fresh(self, size: int) -> _Grads:
         dim, negatives = self.asked.table.shape[1], len(self.sampled.rows)
         shapes: tuple[tuple[int, ...], ...] = ((size,), (size, dim), (size, dim), (negatives, dim), (size,), (size,))
-        return _Grads(*(torch.zeros(shape) for shape in (*shapes, (negatives,))))
+        return _Grads(*(self.asked.table.new_zeros(shape) for shape in (*shapes, (negatives,))))
 
     def _by_rows(self, known: _Known, block: Tensor, which: Tensor | None, at: Place, grads: _Grads) -> Tensor:
         """Let the kernels gather and move."""
@@ -286,7 +289,7 @@ class _Ask:
             call.add_offset(self.anchor.bias[self.anchor.own[at]])
         if sampled.known is not None:
             order = sampled.known[0].argsort(stable=True)
-            questions = torch.arange(len(self.asked.own))
+            questions = torch.arange(len(self.asked.own), device=own.device)
             ends = torch.searchsorted(sampled.known[0][order], questions, right=True)
             asked = questions if sampled.questions is None else sampled.questions
             call.point(known_ends=ends, known_places=sampled.known[1][order], questions=asked[at])
@@ -311,6 +314,7 @@ class _Call:
                 setattr(self._arguments, name, kept.data_ptr())
 
     def rows(self, name: str, matrix: Tensor, rows: Tensor | None = None) -> None:
+        _check(matrix)
         matrix = matrix.contiguous()
         rows = rows if rows is None else rows.contiguous()
         self._kept[name] = matrix, rows
@@ -326,6 +330,12 @@ class _Call:
     def __call__(self) -> None:
         if not _there(library()).recokit_contrast(ctypes.byref(self._arguments)):
             raise MemoryError("there is no memory for the scores of a batch; try a smaller batch or fewer negatives")
+
+
+def _check(tensor: Tensor) -> None:
+    """Refuse what the kernels would read as other numbers."""
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        raise TypeError(f"the kernels take float32 on the CPU, not {tensor.dtype} on {tensor.device}")
 
 
 def _there(found: _T | None) -> _T:
@@ -349,6 +359,10 @@ def update_(
     threads: int = 1,
 ) -> None:
     """Update a table (V, D) in place by Adagrad; see ``pretrain.optimizer.update_``."""
+    for tensor in (table, state):
+        _check(tensor)
+        if not tensor.is_contiguous():
+            raise TypeError("table and state are updated in place and have to be contiguous")
     arguments = Update()
     arguments.table, arguments.state, arguments.dim = table.data_ptr(), state.data_ptr(), table.shape[1]
     arguments.elements, arguments.rate, arguments.max_norm = state.dim() == 2, learning_rate, max_norm

@@ -442,3 +442,19 @@ def test_the_default_settings_train():
     assert model.config == TrainConfig()
     assert math.isfinite(model.epochs[-1]["loss"])
     assert len(model.epochs) == 10
+
+
+@pytest.mark.parametrize("engine", ["torch", "auto"])
+def test_the_callers_default_dtype_changes_nothing(engine):
+    config = dataclasses.replace(SMALL, engine=engine)
+    rows = np.arange(40)
+    edges = pd.DataFrame({"source": rows % 3, "target": rows})
+    graph = Graph.from_frames({"r": edges}, [Relation("r", "few", "many")])
+    plain = train(graph, config)
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = train(graph, config)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(plain.vectors[name], again.vectors[name]) for name in plain.vectors)
