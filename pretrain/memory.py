@@ -9,6 +9,7 @@ __all__ = [
     "MOST_PARTITIONS",
     "Memory",
     "choose_partitions",
+    "fewest_partitions",
     "parse_size",
     "process_bytes",
     "resident_bytes",
@@ -165,7 +166,6 @@ def choose_partitions(
     Raises:
         ConfigError: No P up to ``MOST_PARTITIONS`` is enough.
     """
-    allowed = parse_size(memory)
     held = process_bytes() if baseline is None else baseline
 
     def predicted(partitions: int) -> Memory:
@@ -181,15 +181,30 @@ def choose_partitions(
             baseline=held,
         )
 
-    most = max(1, min(MOST_PARTITIONS, max(entities.values(), default=1)))
+    return fewest_partitions(memory, max(entities.values(), default=1), predicted)
+
+
+def fewest_partitions(memory: str | int, most: int, predicted: Callable[[int], Memory]) -> int:
+    """Return the smallest P up to ``most`` with which the predicted peak is at most ``memory``.
+
+    Args:
+        memory: Bytes that the process may hold, or a size such as ``"4GB"``.
+        most: Partitions that there may be; more than ``MOST_PARTITIONS`` there never are.
+        predicted: What a P takes.
+
+    Raises:
+        ConfigError: None is enough.
+    """
+    allowed, most = parse_size(memory), max(1, min(MOST_PARTITIONS, most))
     least = predicted(1)
     for partitions in range(1, most + 1):
         need = predicted(partitions)
         if need.total <= allowed:
             return partitions
         least = min(least, need, key=lambda found: found.total)
+    count = f"{most} partition{'s' if most > 1 else ''}"
     raise ConfigError(
-        f"memory is {_said(allowed)}, but up to {most} partitions training needs at least {least}: "
+        f"memory is {_said(allowed)}, but up to {count} training needs at least {least}: "
         "give more memory, or take a smaller dim, batch_size or number of negatives"
     )
 

@@ -3,19 +3,21 @@
 Edges come from a ``PreparedGraph``, bucket by bucket; vectors and the optimizer's state live in a ``PartitionStore``,
 which reads the next partitions while a bucket trains and writes those that leave.  Negatives come from the partition at
 hand; as partitions are random and meet anew in every epoch, that costs no quality that could be told from noise.
-Between two buckets the run may be committed; one that was killed goes on from its last commit and ends with the same
-bytes.
+Partitions between which there is no edge do not meet.  Between two buckets the run may be committed; one that was
+killed goes on from its last commit and ends with the same bytes.
 Letters: P partitions, R relations.
 """
 
-__all__ = ["PartitionedModel", "train_partitioned"]
+__all__ = ["PartitionedModel", "Plan", "plan_partitions", "train_partitioned"]
 
+import copy
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,18 +25,116 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from pretrain.buckets import Stay, bucket_order
+from pretrain.buckets import bucket_order
 from pretrain.config import Relation, TrainConfig
 from pretrain.edges import Edges
+from pretrain.memory import (
+    MOST_PARTITIONS,
+    Memory,
+    fewest_partitions,
+    parse_size,
+    process_bytes,
+    resident_bytes,
+    workspace_bytes,
+)
 from pretrain.model import Model
 from pretrain.partition_store import Key, Layout, Part, PartitionStore, normal_start
-from pretrain.prepared import BucketEdges, PreparedGraph
+from pretrain.prepared import PreparedGraph
 from pretrain.reach import check_reach
 from pretrain.run import Run, seed_of
-from pretrain.train import Callback, matmul_precision, memory_errors, rate_of
+from pretrain.train import Callback, float32_products, memory_errors, rate_of
 from recokit.errors import ConfigError, DataError, VersionError
 
 _UNSUPPORTED = ("degree_power", "alpha", "patience")
+# Bytes that were seen to be taken for an edge of the chunk that is trained, and by what finds known positives.
+_OF_EDGE, _OF_KNOWN = 100, 90
+_SHARE_OF_EDGES = 8  # a chunk takes at most one part in so many of what there is for edges and tables
+_FEWEST, _MOST = 100_000, 20_000_000  # edges of a chunk: below, it costs more to set up than to train
+_OF_SAMPLER, _OF_SAMPLERS = 8, 40  # bytes of a row: of every sampler, of the one that is being made
+_SPARE = 32_000_000  # bytes: what threads, large pages and first calls take on top
+
+
+class Plan(NamedTuple):
+    """How a graph is prepared so that training fits into memory."""
+
+    partitions: int
+    chunk_edges: int
+
+
+def plan_partitions(
+    memory: str | int,
+    entities: Mapping[str, int],
+    edges: int,
+    config: TrainConfig,
+    relations: Iterable[Relation] = (),
+    *,
+    whole_below: int = 10_000,
+    baseline: int | None = None,
+) -> Plan:
+    """Return the fewest partitions, and the largest chunks of edges, with which training stays within ``memory``.
+
+    Args:
+        memory: Bytes that the process may hold, or a size such as ``"4GB"``.
+        entities: Entity type to its number of entities.
+        edges: Of all relations.
+        config: The settings.
+        relations: All of them; what they say of negatives counts, and each kind of them has samplers of its own.
+        whole_below: See ``pretrain.prepare``.
+        baseline: Bytes that the process holds when training begins; those that it holds now if not given.
+
+    Raises:
+        ConfigError: No number of partitions is enough.
+    """
+    held = process_bytes() if baseline is None else baseline
+    kinds = {dataclasses.replace(relation, name="any", weight=1.0) for relation in relations}
+    negatives = max(_negatives(relation, config, entities) for relation in kinds or (None,))
+    workspace = workspace_bytes(config.batch_size, negatives, config.dim)
+    of_edge = _OF_EDGE + (_OF_KNOWN if config.filter_positives else 0)
+    share = (parse_size(memory) - held - workspace) // _SHARE_OF_EDGES // of_edge
+    chunk_edges = min(max(share, _FEWEST), _MOST)
+
+    def predicted(partitions: int) -> Memory:
+        cut = {entity: partitions if count >= whole_below else 1 for entity, count in entities.items()}
+        rows = {entity: -(-count // cut[entity]) for entity, count in entities.items()}
+        ends = [rows[end] for relation in kinds for end in (relation.source, relation.target)]
+        samplers = (3 if config.log_q else 1) * _OF_SAMPLER * sum(ends or rows.values())
+        return resident_bytes(
+            entities,
+            config.dim,
+            cut,
+            optimizer=config.optimizer,
+            bias=config.bias,
+            edges=of_edge * min(chunk_edges, edges) + samplers + _OF_SAMPLERS * max(rows.values(), default=0),
+            workspace=workspace,
+            baseline=held + _SPARE,
+        )
+
+    everything = any(_counts(relation, config)[0] == "all" for relation in kinds or (None,))
+    most = 1 if everything else max(entities.values(), default=1)
+    least, cuttable = fewest_partitions(memory, most, predicted), [n for n in entities.values() if n >= whole_below]
+    # Where there is none that leaves no partition empty, it is for ``prepare`` to say so.
+    fits = (p for p in range(least, MOST_PARTITIONS + 1) if not any(_leaves_empty(count, p) for count in cuttable))
+    return Plan(next(fits, least), chunk_edges)
+
+
+def _leaves_empty(count: int, partitions: int) -> bool:
+    """Say whether so many partitions of equal size are more than are needed for so many rows."""
+    return count > 0 and -(-count // -(-count // partitions)) < partitions
+
+
+def _counts(relation: Relation | None, config: TrainConfig) -> tuple[Any, ...]:
+    """Return the negatives of a side: uniform, prevalence, in-batch."""
+    fields = ("uniform_negatives", "prevalence_negatives", "in_batch_negatives")
+    own = [None if relation is None else getattr(relation, field) for field in fields]
+    return tuple(getattr(config, field) if own is None else own for field, own in zip(fields, own, strict=True))
+
+
+def _negatives(relation: Relation | None, config: TrainConfig, entities: Mapping[str, int]) -> int:
+    uniform, *others = _counts(relation, config)
+    if uniform == "all":
+        ends = entities if relation is None else (relation.source, relation.target)
+        uniform = max(entities[entity] for entity in ends)
+    return int(uniform + sum(others))
 
 
 def train_partitioned(
@@ -50,7 +150,8 @@ def train_partitioned(
 
     Args:
         prepared: The edges, in buckets.
-        config: The settings; see ``pretrain.train``.
+        config: The settings; see ``pretrain.train``. Positives that ``filter_positives`` leaves out are those of the
+            chunk at hand, in proportion to whose occurrences prevalence negatives are drawn.
         path: Folder of the run: partitions, and the commits that it can go on from. It stays when the run has ended.
         callback: See ``pretrain.train``.
         commit_seconds: Time between two commits, each of which writes what is in memory; 0 commits every bucket.
@@ -59,7 +160,7 @@ def train_partitioned(
     Raises:
         ConfigError: The settings do not go with the graph or with partitions.
         DataError: There is no edge, or loss or vectors are no longer finite.
-        VersionError: ``path`` holds another run, or ``resume`` is not asked for.
+        VersionError: ``path`` holds another run, or one and ``resume`` is not asked for.
     """
     config = config or TrainConfig()
     _check(prepared, config)
@@ -77,18 +178,16 @@ def train_partitioned(
         if not resume:
             raise VersionError(f"{path} holds a run: go on with it (resume), or remove the folder")
         store = PartitionStore.open(path, start)
-        if store.record and store.record.get("run") != identity:
-            store.close()
-            raise VersionError(f"{path} is of another run: its settings or edges differ")
     else:
         store = PartitionStore.create(path, layout, start)
-    with matmul_precision(config.precision), memory_errors():
-        training = _Training(prepared, config, store, callback, commit_seconds=commit_seconds, identity=identity)
-        try:
+    try:
+        _check_run(store, layout, identity)
+        with float32_products(config.precision), memory_errors():
+            training = _Training(prepared, config, store, callback, commit_seconds=commit_seconds, identity=identity)
             training.go_on()
-        except BaseException:
-            store.close()
-            raise
+    except BaseException:
+        store.close()
+        raise
     return PartitionedModel(prepared, config, store, training.run, tuple(training.history))
 
 
@@ -104,6 +203,32 @@ def _check(prepared: PreparedGraph, config: TrainConfig) -> None:
     if "all" in counts and prepared.partitions > 1:
         raise ConfigError('uniform_negatives="all" does not go with partitions, of which two are there: give a number')
     check_reach(prepared.relations.values(), config)
+
+
+def _check_run(store: PartitionStore, layout: Layout, identity: Mapping[str, Any]) -> None:
+    """Refuse a folder of other settings or edges; where nothing was committed yet, the tables must be as large."""
+    said = []
+    if store.record:
+        run = store.record.get("run", {})
+        theirs, ours = ({**of.get("config", {}), "graph": of.get("graph")} for of in (run, identity))
+        said = [
+            "its edges are others"
+            if key == "graph"
+            else f"its {key} is {theirs.get(key)!r}, this run's {ours.get(key)!r}"
+            for key in {**ours, **theirs}
+            if theirs.get(key) != ours.get(key)
+        ]
+    elif store.layout != layout:
+        said = ["its tables have other sizes"]
+    if said:
+        raise VersionError(f"{store.path} is of another run: {'; '.join(said)}")
+
+
+class _Place(NamedTuple):
+    """A bucket, and the partitions that are in memory while it is trained."""
+
+    partitions: tuple[int, ...]
+    bucket: tuple[int, int]
 
 
 class _Training:
@@ -122,7 +247,10 @@ class _Training:
         self.prepared, self.config, self.store = prepared, config, store
         self.callback, self.commit_seconds, self.identity = callback, commit_seconds, identity
         self.run = Run(prepared.relations, config, torch.device("cpu"))
-        self.total = sum(prepared.num_edges.values())
+        self.edges = _EdgeFiles(prepared)
+        self.total = self.edges.counted()
+        if not self.total:
+            raise DataError("train: every edge of the graph has the weight 0")
         record = store.record
         self.epoch, self.bucket = record.get("epoch", 1), record.get("bucket", 0)  # the next bucket to train
         self.done = record.get("done", 0)  # edges of the epoch
@@ -141,32 +269,35 @@ class _Training:
         while self.epoch <= self.config.epochs:
             self._train_epoch()
         self._change(())
+        self.store.release()
         if not self.store.record.get("finished"):
             self._check_finite()
             self._commit(finished=True)
-        self.store.release()
 
     def _train_epoch(self) -> None:
         started, before = time.perf_counter(), self.done
-        stays = bucket_order(self.prepared.partitions, self.config.seed, self.epoch)
-        place = 0
-        for number, stay in enumerate(stays):
-            for bucket in stay.buckets:
-                if place >= self.bucket:  # the others were trained before the run was killed
-                    self._change(self.store.layout.keys(stay.partitions))
-                    self.store.prefetch(self.store.layout.keys(self._next(stays, number)))
-                    self._train_bucket(*bucket)
-                    self._end_bucket(last=place + 1 == self.prepared.partitions**2)
-                place += 1
+        places = self._places(self.epoch)
+        for number in range(self.bucket, len(places)):  # those before it were trained before the run was killed
+            self._change(self.store.layout.keys(places[number].partitions))
+            self.store.prefetch(self._coming(places[number:]))
+            self._train_bucket(*places[number].bucket)
+            self._end_bucket(last=number + 1 == len(places))
         self._end_epoch((self.done - before) / (time.perf_counter() - started))
 
-    def _next(self, stays: list[Stay], number: int) -> tuple[int, ...]:
-        """Return the partitions of the stay after this one."""
-        if number + 1 < len(stays):
-            return stays[number + 1].partitions
+    def _places(self, epoch: int) -> list[_Place]:
+        """Return the buckets of an epoch that have edges, in order."""
+        stays = bucket_order(self.prepared.partitions, self.config.seed, epoch)
+        found = [_Place(stay.partitions, bucket) for stay in stays for bucket in stay.buckets]
+        return [place for place in found if self.prepared.chunks(*place.bucket)]
+
+    def _coming(self, places: list[_Place]) -> list[Key]:
+        """Return what to read while the first of these places is trained: one partition of a type at most."""
+        now, after = set(places[0].partitions), list(places)
         if self.epoch < self.config.epochs:
-            return bucket_order(self.prepared.partitions, self.config.seed, self.epoch + 1)[0].partitions
-        return ()
+            after += self._places(self.epoch + 1)
+        coming = next((place.partitions for place in after if set(place.partitions) != now), ())
+        # Where buckets are empty, the next place may share no partition with this one; memory has room for one.
+        return self.store.layout.keys([*(p for p in coming if p in now), *[p for p in coming if p not in now][:1]])
 
     def _change(self, keys: Iterable[Key]) -> None:
         """Let the partitions go that are not among these, and load these."""
@@ -183,27 +314,32 @@ class _Training:
         self.resident = set(keys)
 
     def _train_bucket(self, i: int, j: int) -> None:
-        run, config, prepared = self.run, self.config, self.prepared
-
         def tables(relation: Relation) -> tuple[str, str]:
             ends = ((relation.source, i), (relation.target, j))
-            source, target = (_table(entity, at if prepared.num_partitions(entity) > 1 else 0) for entity, at in ends)
+            source, target = (
+                _table(entity, at if self.prepared.num_partitions(entity) > 1 else 0) for entity, at in ends
+            )
             return source, target
 
-        for chunk in range(prepared.chunks(i, j)):
-            run.groups = run.make_groups(_by_relation(prepared, prepared.edges(i, j, chunk)), tables)
-            self.weights += run.weight_of_relations()
-            run.sampler_generator.manual_seed(seed_of(config.seed, self.epoch, i, j, chunk, 1))
-            before = (self.epoch - 1) * self.total
-            with run.engine.at_work():
-                for group, positions in run.batches(self.epoch, i, j, chunk):
-                    rate = rate_of(config, before + self.done, config.epochs * self.total)
-                    run.step(group, positions, self.losses, rate)
-                    self.done += len(positions)
-                    if self.callback:
-                        event = {"event": "step", "epoch": self.epoch, "epochs": config.epochs}
-                        self.callback({**event, "done": self.done, "edges": self.total})
-        run.groups = []
+        for chunk in range(self.prepared.chunks(i, j)):
+            self.run.groups = self.run.make_groups(self.edges.read(i, j, chunk), tables)
+            self.weights += self.run.weight_of_relations()
+            self._train_groups(i, j, chunk)
+            self.run.groups = []  # before the next ones are made
+
+    def _train_groups(self, *numbers: int) -> None:
+        run, config = self.run, self.config
+        run.sampler_generator.manual_seed(seed_of(config.seed, self.epoch, *numbers, 1))
+        before, size = (self.epoch - 1) * self.total, config.batch_size
+        steps = math.ceil(config.epochs * self.total / size)  # full ones: how many there will be is not known
+        with run.engine.at_work():
+            for group, positions in run.batches(self.epoch, *numbers):
+                rate = rate_of(config, (before + self.done) // size, steps)
+                run.step(group, positions, self.losses, rate)
+                self.done += len(positions)
+                if self.callback:
+                    event = {"event": "step", "epoch": self.epoch, "epochs": config.epochs}
+                    self.callback({**event, "done": self.done, "edges": self.total})
 
     def _end_bucket(self, *, last: bool) -> None:
         if not math.isfinite(float(self.losses.sum())):
@@ -219,7 +355,7 @@ class _Training:
         self.history.append({"epoch": self.epoch, "loss": loss, "losses": losses})
         if self.callback:
             event = {"event": "epoch", "epochs": self.config.epochs, "edges_per_second": speed}
-            self.callback({**event, **self.history[-1]})
+            self.callback({**event, **copy.deepcopy(self.history[-1])})
         self.epoch, self.bucket, self.done = self.epoch + 1, 0, 0
         self.losses.zero_()
         self.weights[:] = 0.0
@@ -228,9 +364,15 @@ class _Training:
 
     def _check_finite(self) -> None:
         """Refuse what is no number in the end; the last steps have no loss to tell."""
-        for entity in self.prepared.entity_types:
-            if not all(np.isfinite(chunk.sum()) for _, chunk in self.store.table(entity)):
-                raise DataError(f"train: what was learned of {entity!r} is not finite; try a lower learning_rate")
+        learned = [*self.run.blocks.items(), *self.run.block_state.items()]
+        finite = {name: bool(torch.isfinite(block).all()) for name, block in learned}
+        for entity, part in itertools.product(self.prepared.entity_types, self.store.layout.parts):
+            finite[entity] = all(np.isfinite(chunk).all() for _, chunk in self.store.table(entity, part))
+            if not finite[entity]:
+                break
+        for name, fine in finite.items():
+            if not fine:
+                raise DataError(f"train: what was learned of {name!r} is not finite; try a lower learning_rate")
 
     def _commit(self, *, finished: bool = False) -> None:
         run = self.run
@@ -255,14 +397,39 @@ def _table(entity: str, partition: int) -> str:
     return f"{entity}/{partition}"
 
 
-def _by_relation(prepared: PreparedGraph, edges: BucketEdges) -> dict[str, Edges]:
-    """Part the edges of a chunk, which come sorted by relation."""
-    ends = np.searchsorted(edges.relation, np.arange(len(prepared.relations) + 1))
-    parts = {}
-    for name, first, last in zip(prepared.relations, ends, ends[1:], strict=False):
-        sources, targets = (rows[first:last].astype(np.int64) for rows in (edges.sources, edges.targets))
-        parts[name] = Edges(sources, targets, None if edges.weights is None else np.array(edges.weights[first:last]))
-    return parts
+class _EdgeFiles:
+    """The edges of a prepared graph by plain reads: pages of a file that is mapped count as this process's memory."""
+
+    def __init__(self, prepared: PreparedGraph) -> None:
+        self.prepared = prepared
+        chunks = [(i, j, chunk) for i, j in prepared.buckets for chunk in range(prepared.chunks(i, j))]
+        sizes = [len(prepared.edges(*chunk)) for chunk in chunks]
+        ends = itertools.accumulate(sizes)
+        self._places = {chunk: range(end - size, end) for chunk, size, end in zip(chunks, sizes, ends, strict=True)}
+        self.weighted = prepared.edges(*chunks[0]).weights is not None
+
+    def counted(self) -> int:
+        """Return the edges whose weight is above 0: each has two ends."""
+        if not self.weighted:
+            return sum(self.prepared.num_edges.values())
+        return sum(int(self.prepared.degrees(entity).sum()) for entity in self.prepared.entity_types) // 2
+
+    def read(self, i: int, j: int, chunk: int) -> dict[str, Edges]:
+        """Return relation to its edges in a chunk, as rows of the partitions; a chunk is sorted by relation."""
+        place, relations = self._places[i, j, chunk], self.prepared.relations
+        ends = np.searchsorted(self._column("relation", "i", place), np.arange(len(relations) + 1))
+        sources, targets = (self._column(name, "i", place).astype(np.int64) for name in ("sources", "targets"))
+        weights = self._column("weights", "f", place) if self.weighted else None
+        parts = (slice(*part) for part in itertools.pairwise(ends))
+        return {
+            name: Edges(sources[part], targets[part], None if weights is None else weights[part])
+            for name, part in zip(relations, parts, strict=True)
+        }
+
+    def _column(self, name: str, kind: str, place: range) -> NDArray[Any]:
+        path, dtype = self.prepared.path / f"{name}.npy", np.dtype(f"<{kind}4")
+        header = path.stat().st_size - dtype.itemsize * sum(self.prepared.num_edges.values())
+        return np.fromfile(path, dtype, count=len(place), offset=header + dtype.itemsize * place.start)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -306,6 +473,14 @@ class PartitionedModel:
             degrees={entity: prepared.degrees(entity)[places] for entity, places in order.items()},
             epochs=self.epochs,
             meta=self.meta(),
+        )
+
+    def without_entities(self) -> Model:
+        """Return the relations and their parameters as a model that has no entity."""
+        run = self.run
+        learned, state = run.parameters(run.blocks), run.parameters(run.block_state)
+        return Model(
+            self.config, self.prepared.relations, {}, {}, {}, learned, {}, {}, state, {}, self.epochs, self.meta()
         )
 
     def meta(self) -> dict[str, Any]:
