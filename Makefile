@@ -14,7 +14,7 @@ help:
 	@echo 'make check      format, lint, types and import rules alone (seconds)'
 	@echo 'make format     bring the code into its format'
 	@echo 'make test-slow  the tests that take minutes'
-	@echo 'make bench      every benchmark at its small size'
+	@echo 'make bench      every benchmark at its small size, but those beside other libraries'
 	@echo 'make clean      remove the environment and all caches'
 
 demo: $(VENV)/.installed-demo
@@ -36,8 +36,10 @@ format: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --fix --quiet .
 
+# Those beside other libraries need an environment of theirs; each says how to make it.
+PEERS := benchmarks/against_bigraph.py benchmarks/quality_for_time.py
 bench: $(VENV)/.installed-dev
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out $(PEERS),$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info

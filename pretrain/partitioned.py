@@ -8,7 +8,7 @@ killed goes on from its last commit and ends with the same bytes.
 Letters: P partitions, R relations.
 """
 
-__all__ = ["PartitionedModel", "Plan", "plan_partitions", "train_partitioned"]
+__all__ = ["PartitionedModel", "Plan", "check_partitioned", "plan_partitions", "train_partitioned"]
 
 import copy
 import dataclasses
@@ -191,18 +191,23 @@ def train_partitioned(
     return PartitionedModel(prepared, config, store, training.run, tuple(training.history))
 
 
-def _check(prepared: PreparedGraph, config: TrainConfig) -> None:
-    if not sum(prepared.num_edges.values()):
-        raise DataError("train: the graph has no edges")
+def check_partitioned(relations: Iterable[Relation], config: TrainConfig) -> None:
+    """Raise a ConfigError where settings cannot be trained by partitions, or leave a relation nothing to learn."""
     for field in _UNSUPPORTED:
         if getattr(config, field):
             raise ConfigError(f"{field} does not go with partitions: it needs the whole graph at once; leave it out")
     if config.restarts > 1:
         raise ConfigError("restarts do not go with partitions: train once")
+    check_reach(list(relations), config)
+
+
+def _check(prepared: PreparedGraph, config: TrainConfig) -> None:
+    if not sum(prepared.num_edges.values()):
+        raise DataError("train: the graph has no edges")
+    check_partitioned(prepared.relations.values(), config)
     counts = [config.uniform_negatives, *(r.uniform_negatives for r in prepared.relations.values())]
     if "all" in counts and prepared.partitions > 1:
         raise ConfigError('uniform_negatives="all" does not go with partitions, of which two are there: give a number')
-    check_reach(prepared.relations.values(), config)
 
 
 def _check_run(store: PartitionStore, layout: Layout, identity: Mapping[str, Any]) -> None:

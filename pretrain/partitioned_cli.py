@@ -14,8 +14,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pretrain.config import Relation
 from pretrain.memory import parse_size, process_bytes
-from pretrain.partitioned import plan_partitions, train_partitioned
+from pretrain.partitioned import check_partitioned, plan_partitions, train_partitioned
 from pretrain.partitioned_evaluate import evaluate_partitioned
 from pretrain.partitioned_export import export_partitioned
 from pretrain.preparation import prepare
@@ -111,6 +112,11 @@ def _check(settings: Settings, what: str) -> None:
     for name, value in given.items():
         if value:
             raise ConfigError(f"{what}: {name}: not together with --memory in this release; leave one of them out")
+    check_partitioned(_relations(settings), settings.train)
+
+
+def _relations(settings: Settings) -> list[Relation]:
+    return list(settings.relations or settings.triples["relations"].values())
 
 
 def _prepare(settings: Settings, memory: str, path: Path, console: Console) -> PreparedGraph:
@@ -136,9 +142,7 @@ def _prepare(settings: Settings, memory: str, path: Path, console: Console) -> P
 
 
 def _cut(settings: Settings, memory: str, held: int, entities: Mapping[str, int], edges: int) -> tuple[int, int]:
-    relations = settings.relations or settings.triples["relations"].values()
-    plan = plan_partitions(memory, entities, edges, settings.train, relations, baseline=held)
-    return plan.partitions, plan.chunk_edges
+    return plan_partitions(memory, entities, edges, settings.train, _relations(settings), baseline=held)
 
 
 @contextmanager
