@@ -44,10 +44,8 @@ if find_spec("duckdb") is None:  # a machine with torch, Triton and NumPy will d
     sys.modules["pretrain"].__path__ = [str(ROOT / "pretrain")]
 
 from pretrain import optimizer
-from pretrain.comparators import COMPARATORS
 from pretrain.config import TrainConfig
 from pretrain.gpu import Kind, unusable
-from pretrain.losses import make_loss
 from pretrain.movers import forms
 from pretrain.negatives import NegativeSampler
 from pretrain.step import Batch, Sampled, Step
@@ -219,16 +217,16 @@ class Training:
             ("source", found.source_rows, found.source_grads),
             ("target", found.target_rows, found.target_grads),
         ):
-            self.updates.row_adagrad_(self.tables[side], self.states[side], rows, grads, rate * 0.1)
-        self.updates.adagrad_(self.block, self.block_state, found.relation_rows, found.relation_grads, rate * 0.01)
+            self.updates.update_(self.tables[side], self.states[side], [(rows, grads)], rate * 0.1)
+        of_relations = [(found.relation_rows, found.relation_grads)]
+        self.updates.update_(self.block, self.block_state, of_relations, rate * 0.01)
 
 
 def engine(product: str, config: TrainConfig) -> tuple[Any, Any]:
     """Return what makes gradients and what applies them."""
     if product == "torch":
         entering = forms("translation", "source", config.comparator)
-        comparator, loss = COMPARATORS[config.comparator], make_loss(config)
-        return Step(entering["target"], entering["source"], comparator, loss, config.temperature), optimizer
+        return Step.of(config, entering["target"], entering["source"]), optimizer
     from pretrain.gpu import update
     from pretrain.gpu.engine import KernelStep
 

@@ -32,7 +32,7 @@ from torch_sketch import Sketch
 
 import pretrain
 from pretrain.edges import Edges
-from pretrain.native.library import has_bfloat16, instructions
+from pretrain.native.bindings import has_bfloat16, instructions
 from pretrain.run import Run, large_empty
 
 Clock = Callable[[], float]

@@ -4,9 +4,8 @@ __all__ = ["pretrain"]
 
 import dataclasses
 import json
-import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,12 +21,13 @@ from pretrain.model import Model
 from pretrain.networks import train_networks
 from pretrain.progress import training_progress
 from pretrain.settings import Settings, load_settings
+from pretrain.stopped import may_begin, write_once
 from pretrain.tables import evaluation_table, protocol_line, read_table
 from recokit.cli import JsonFlag
-from recokit.errors import ConfigError, DataError, VersionError
+from recokit.errors import ConfigError, DataError
 from recokit.overlap import TOLERATED, estimate_overlap
 from recokit.table import open_version
-from recokit.table.folder import check_name, new_folder, remove_folder, remove_partial, write_json
+from recokit.table.folder import check_name, new_folder, remove_folder, write_json
 
 
 def pretrain(
@@ -84,15 +84,8 @@ def _in_memory(
     target = settings.output / settings.version
     checkpoint = settings.output / f".{settings.version}.checkpoint"
     written = [path for path in (target, save_model, save_split) if path is not None]
-    if resume:
-        _clear_up(checkpoint, *written)
-        if target.exists() and not checkpoint.exists():
-            typer.echo(f"{target} is there: nothing is left to go on with", err=True)
-            if as_json:
-                typer.echo(json.dumps({"version": str(target)}))
-            return
-    _check_paths(checkpoint, written, resume=resume)
-    settings.output.mkdir(parents=True, exist_ok=True)  # what cannot be written should not be trained first
+    if not may_begin((checkpoint,), written, resume=resume, as_json=as_json):
+        return
     console = Console(stderr=as_json, markup=False, highlight=False)
     graph = settings.graph()
     console.print(read_table(graph.summary.rows))
@@ -124,10 +117,10 @@ def _in_memory(
         console.print(_told(name, model))
     console.print(f"trained in {seconds:.1f} s")
     if save_split is not None and held_out is not None:
-        _write_once(save_split, lambda path: _write_split(known, held_out, path), console)
+        write_once(save_split, lambda path: _write_split(known, held_out, path), console)
     if save_model is not None:
-        _write_once(save_model, lambda path: _save_models(models, path), console)
-    _write_once(target, lambda path: export(models.get("", models), path, parent=parent), console)
+        write_once(save_model, lambda path: _save_models(models, path), console)
+    write_once(target, lambda path: export(models.get("", models), path, parent=parent), console)
     untrained = sum(int((degrees == 0).sum()) for model in models.values() for degrees in model.degrees.values())
     left_out = f"; {untrained:,} entities without a training edge are left out" if untrained else ""
     console.print(f"exported {', '.join(open_version(target).tables)} to {target}{left_out}")
@@ -143,29 +136,6 @@ def _in_memory(
         document = _document(graph, target, seconds, models, evaluations)
         typer.echo(json.dumps(document, indent=2, allow_nan=False))
     remove_folder(checkpoint)  # at once: the half of the checkpoints would be taken for a damaged run
-
-
-def _check_paths(checkpoint: Path, written: Iterable[Path], *, resume: bool) -> None:
-    """Refuse before the work what would be refused after it."""
-    if checkpoint.exists() and not resume:
-        raise VersionError(f"{checkpoint} holds a run that was stopped: go on with --resume, or remove the folder")
-    for path in written:
-        if path.exists() and not checkpoint.exists():
-            raise VersionError(f"{path} exists already, and a version is never changed: choose another name")
-
-
-def _clear_up(*written: Path) -> None:
-    """Remove what an earlier process was writing when it was stopped."""
-    for path in written:
-        remove_partial(path.parent, re.escape(path.name))
-
-
-def _write_once(path: Path, write: Callable[[Path], object], console: Console) -> None:
-    """Write a folder, unless the run had written it before it was stopped."""
-    if path.exists():
-        console.print(f"{path} is there already and stays as it is")
-    else:
-        write(path)
 
 
 def _train_config(settings: Settings, graph: Graph) -> TrainConfig:

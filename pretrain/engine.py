@@ -15,12 +15,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pretrain.comparators import COMPARATORS
 from pretrain.config import TrainConfig
 from pretrain.gpu import Kind, unusable
-from pretrain.losses import make_loss
 from pretrain.movers import Form
-from pretrain.native.library import instructions, library
+from pretrain.native.bindings import instructions, library
 from pretrain.native.step import NativeStep, uses_bfloat16
 from pretrain.native.step import update_ as native_update_
 from pretrain.optimizer import update_
@@ -127,4 +125,4 @@ def _native_step(threads: int, for_target: Form, for_source: Form, config: Train
 
 
 def _torch_step(for_target: Form, for_source: Form, config: TrainConfig, kind: Kind) -> Step:
-    return Step(for_target, for_source, COMPARATORS[config.comparator], make_loss(config), config.temperature)
+    return Step.of(config, for_target, for_source)

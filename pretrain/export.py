@@ -7,7 +7,7 @@ the network "follow" is called "user-follow", and relations likewise, since each
 (TwHIN 4.3).
 """
 
-__all__ = ["check_networks", "export", "load_exported", "load_previous"]
+__all__ = ["check_networks", "export", "load_exported", "load_previous", "recorded_of", "with_meta"]
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -67,11 +67,7 @@ def export(
                 network_of[name] = network
         relations += [_relation(part, name, network) for name in part.parameters]
         state |= {_named(name, network): array for name, array in _state(part).items()}
-    recorded = {network: _recorded(part) for network, part in networks.items()}
-    recorded_meta = recorded.get("", {"networks": recorded})
-    for key in meta or {}:
-        if key in recorded_meta:
-            raise ConfigError(f"export: meta has {key!r}, which the version records of its training: call it otherwise")
+    recorded = {network: recorded_of(part) for network, part in networks.items()}
     return write_version(
         path,
         tables,
@@ -79,8 +75,16 @@ def export(
         parent=parent,
         networks=network_of,
         state=state,
-        meta={**recorded_meta, **(meta or {})},
+        meta=with_meta(recorded.get("", {"networks": recorded}), meta),
     )
+
+
+def with_meta(recorded: Mapping[str, Any], meta: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Add what a user wants known to what a version records of its training; ConfigError where both have a key."""
+    for key in meta or {}:
+        if key in recorded:
+            raise ConfigError(f"export: meta has {key!r}, which the version records of its training: call it otherwise")
+    return {**recorded, **(meta or {})}
 
 
 def check_networks(entities: Mapping[str, Iterable[str]], relations: Mapping[str, Iterable[str]]) -> None:
@@ -155,7 +159,7 @@ def _state(model: Model) -> dict[str, NDArray[Any]]:
     return state
 
 
-def _recorded(model: Model) -> dict[str, Any]:
+def recorded_of(model: Model) -> dict[str, Any]:
     """Return what a version says of the training: settings, relations, and what the model knows but the sketches."""
     return {
         "config": dataclasses.asdict(model.config),
@@ -164,7 +168,7 @@ def _recorded(model: Model) -> dict[str, Any]:
     }
 
 
-def _recorded_of(version: Version, network: str | None) -> Mapping[str, Any]:
+def _recorded_in(version: Version, network: str | None) -> Mapping[str, Any]:
     """Return what a version says of the training of one network."""
     networks = version.meta.get("networks", {})
     if network is None and not networks:
@@ -199,7 +203,7 @@ def load_exported(version: Version | str | Path, *, network: str | None = None) 
         FormatError: It was not written by ``export``, or by another release.
     """
     version = version if isinstance(version, Version) else open_version(version)
-    recorded, suffix = _recorded_of(version, network), network or ""
+    recorded, suffix = _recorded_in(version, network), network or ""
     try:
         config = TrainConfig(**recorded["config"])
         relations = {row["name"]: Relation(**row) for row in recorded["relations"]}

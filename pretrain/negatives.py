@@ -51,13 +51,17 @@ class NegativeSampler:
         self.num_entities, self._device = len(degrees), device
         self._all = torch.arange(len(degrees), device=device) if uniform == "all" else None
         self._uniform, self._prevalence, self._in_batch = 0 if uniform == "all" else uniform, prevalence, in_batch
+        # Of the draw (N,), and of each in-batch negative (N,).
+        self._expected: tuple[Tensor, Tensor] | None = None
+        log_q = log_q and uniform != "all"
+        if not (prevalence or log_q):
+            return  # nobody asks for counts, which take time and memory in large tables
         counts = degrees.astype(np.float64)
         share = counts / max(counts.sum(), 1.0)
         weights = np.where(counts > 0, (counts / max(counts.max(initial=0.0), 1.0)) ** power, 0.0)  # no power overflows
         # Inverse transform sampling: position of a uniform number among the cumulated weights.
         self._cumulated = torch.from_numpy(np.cumsum(weights)).to(device)
-        self._expected: tuple[Tensor, Tensor] | None = None  # of the draw (N,), and of each in-batch negative (N,)
-        if log_q and uniform != "all":
+        if log_q:
             drawn = self._uniform / max(len(degrees), 1) + prevalence * weights / max(weights.sum(), 1e-300)
             self._expected = torch.from_numpy(drawn).to(device), torch.from_numpy(share).to(device)
 

@@ -8,7 +8,16 @@ killed goes on from its last commit and ends with the same bytes.
 Letters: P partitions, R relations.
 """
 
-__all__ = ["PartitionedModel", "Plan", "check_partitioned", "plan_partitions", "train_partitioned"]
+__all__ = [
+    "SPARE",
+    "PartitionedModel",
+    "Plan",
+    "check_partitioned",
+    "chunk_edge_bytes",
+    "partitioned_memory",
+    "plan_partitions",
+    "train_partitioned",
+]
 
 import copy
 import dataclasses
@@ -39,10 +48,10 @@ from pretrain.memory import (
 )
 from pretrain.model import Model
 from pretrain.partition_store import Key, Layout, Part, PartitionStore, normal_start
-from pretrain.prepared import PreparedGraph
+from pretrain.prepared import BucketEdges, PreparedGraph
 from pretrain.reach import check_reach
 from pretrain.run import Run, seed_of
-from pretrain.train import Callback, float32_products, memory_errors, rate_of
+from pretrain.train import Callback, epoch_record, float32_products, is_finite, memory_errors, rate_of
 from recokit.errors import ConfigError, DataError, VersionError
 
 _UNSUPPORTED = ("degree_power", "alpha", "patience")
@@ -51,7 +60,7 @@ _OF_EDGE, _OF_KNOWN = 100, 90
 _SHARE_OF_EDGES = 8  # a chunk takes at most one part in so many of what there is for edges and tables
 _FEWEST, _MOST = 100_000, 20_000_000  # edges of a chunk: below, it costs more to set up than to train
 _OF_SAMPLER, _OF_SAMPLERS = 8, 40  # bytes of a row: of every sampler, of the one that is being made
-_SPARE = 32_000_000  # bytes: what threads, large pages and first calls take on top
+SPARE = 32_000_000  # bytes: what threads, large pages and first calls take on top
 
 
 class Plan(NamedTuple):
@@ -89,25 +98,15 @@ def plan_partitions(
     kinds = {dataclasses.replace(relation, name="any", weight=1.0) for relation in relations}
     negatives = max(_negatives(relation, config, entities) for relation in kinds or (None,))
     workspace = workspace_bytes(config.batch_size, negatives, config.dim)
-    of_edge = _OF_EDGE + (_OF_KNOWN if config.filter_positives else 0)
-    share = (parse_size(memory) - held - workspace) // _SHARE_OF_EDGES // of_edge
+    share = (parse_size(memory) - held - workspace) // _SHARE_OF_EDGES // chunk_edge_bytes(config)
     chunk_edges = min(max(share, _FEWEST), _MOST)
 
     def predicted(partitions: int) -> Memory:
         cut = {entity: partitions if count >= whole_below else 1 for entity, count in entities.items()}
-        rows = {entity: -(-count // cut[entity]) for entity, count in entities.items()}
-        ends = [rows[end] for relation in kinds for end in (relation.source, relation.target)]
-        samplers = (3 if config.log_q else 1) * _OF_SAMPLER * sum(ends or rows.values())
-        return resident_bytes(
-            entities,
-            config.dim,
-            cut,
-            optimizer=config.optimizer,
-            bias=config.bias,
-            edges=of_edge * min(chunk_edges, edges) + samplers + _OF_SAMPLERS * max(rows.values(), default=0),
-            workspace=workspace,
-            baseline=held + _SPARE,
+        memory, samplers = partitioned_memory(
+            entities, cut, min(chunk_edges, edges), config, kinds, workspace=workspace, baseline=held
         )
+        return dataclasses.replace(memory, edges=memory.edges + samplers)
 
     everything = any(_counts(relation, config)[0] == "all" for relation in kinds or (None,))
     most = 1 if everything else max(entities.values(), default=1)
@@ -115,6 +114,48 @@ def plan_partitions(
     # Where there is none that leaves no partition empty, it is for ``prepare`` to say so.
     fits = (p for p in range(least, MOST_PARTITIONS + 1) if not any(_leaves_empty(count, p) for count in cuttable))
     return Plan(next(fits, least), chunk_edges)
+
+
+def chunk_edge_bytes(config: TrainConfig) -> int:
+    """Return the bytes that an edge of a chunk takes while it is trained."""
+    return _OF_EDGE + (_OF_KNOWN if config.filter_positives else 0)
+
+
+def partitioned_memory(
+    entities: Mapping[str, int],
+    partitions: Mapping[str, int],
+    chunk_edges: int,
+    config: TrainConfig,
+    relations: Iterable[Relation] = (),
+    *,
+    workspace: int,
+    baseline: int,
+) -> tuple[Memory, int]:
+    """Predict the memory at the peak of training by partitions, and beside it that of the samplers of negatives.
+
+    Args:
+        entities: Entity type to its number of entities.
+        partitions: Entity type to its number of partitions.
+        chunk_edges: Edges in memory.
+        config: The settings.
+        relations: Each has samplers of its own; without any, one sampler a type is counted.
+        workspace: Bytes that a step works with.
+        baseline: Bytes that the process holds before.
+    """
+    rows = {entity: -(-count // partitions[entity]) for entity, count in entities.items()}
+    ends = [rows[end] for relation in relations for end in (relation.source, relation.target)]
+    samplers = (3 if config.log_q else 1) * _OF_SAMPLER * sum(ends or rows.values())
+    memory = resident_bytes(
+        entities,
+        config.dim,
+        partitions,
+        optimizer=config.optimizer,
+        bias=config.bias,
+        edges=chunk_edge_bytes(config) * chunk_edges,
+        workspace=workspace,
+        baseline=baseline + SPARE,
+    )
+    return memory, samplers + _OF_SAMPLERS * max(rows.values(), default=0)
 
 
 def _leaves_empty(count: int, partitions: int) -> bool:
@@ -252,8 +293,7 @@ class _Training:
         self.prepared, self.config, self.store = prepared, config, store
         self.callback, self.commit_seconds, self.identity = callback, commit_seconds, identity
         self.run = Run(prepared.relations, config, torch.device("cpu"))
-        self.edges = _EdgeFiles(prepared)
-        self.total = self.edges.counted()
+        self.total = _counted(prepared)
         if not self.total:
             raise DataError("train: every edge of the graph has the weight 0")
         record = store.record
@@ -327,7 +367,10 @@ class _Training:
             return source, target
 
         for chunk in range(self.prepared.chunks(i, j)):
-            self.run.groups = self.run.make_groups(self.edges.read(i, j, chunk), tables)
+            # Pages of a file that is mapped would count as this process's memory.
+            edges = _by_relation(self.prepared, self.prepared.edges(i, j, chunk, mapped=False))
+            self.run.groups = self.run.make_groups(edges, tables)
+            del edges
             self.weights += self.run.weight_of_relations()
             self._train_groups(i, j, chunk)
             self.run.groups = []  # before the next ones are made
@@ -354,10 +397,7 @@ class _Training:
             self._commit()
 
     def _end_epoch(self, speed: float) -> None:
-        per_relation = self.losses.numpy() / np.where(self.weights > 0, self.weights, 1.0)
-        loss = float(self.losses.sum()) / self.total
-        losses = dict(zip(self.prepared.relations, per_relation.tolist(), strict=True))
-        self.history.append({"epoch": self.epoch, "loss": loss, "losses": losses})
+        self.history.append(epoch_record(self.run, self.epoch, self.losses, self.weights, self.total))
         if self.callback:
             event = {"event": "epoch", "epochs": self.config.epochs, "edges_per_second": speed}
             self.callback({**event, **copy.deepcopy(self.history[-1])})
@@ -370,7 +410,7 @@ class _Training:
     def _check_finite(self) -> None:
         """Refuse what is no number in the end; the last steps have no loss to tell."""
         learned = [*self.run.blocks.items(), *self.run.block_state.items()]
-        finite = {name: bool(torch.isfinite(block).all()) for name, block in learned}
+        finite = {name: is_finite(block) for name, block in learned}
         for entity, part in itertools.product(self.prepared.entity_types, self.store.layout.parts):
             finite[entity] = all(np.isfinite(chunk).all() for _, chunk in self.store.table(entity, part))
             if not finite[entity]:
@@ -402,39 +442,22 @@ def _table(entity: str, partition: int) -> str:
     return f"{entity}/{partition}"
 
 
-class _EdgeFiles:
-    """The edges of a prepared graph by plain reads: pages of a file that is mapped count as this process's memory."""
+def _counted(prepared: PreparedGraph) -> int:
+    """Return the edges whose weight is above 0: each has two ends."""
+    if not prepared.is_weighted:
+        return sum(prepared.num_edges.values())
+    return sum(int(prepared.degrees(entity).sum()) for entity in prepared.entity_types) // 2
 
-    def __init__(self, prepared: PreparedGraph) -> None:
-        self.prepared = prepared
-        chunks = [(i, j, chunk) for i, j in prepared.buckets for chunk in range(prepared.chunks(i, j))]
-        sizes = [len(prepared.edges(*chunk)) for chunk in chunks]
-        ends = itertools.accumulate(sizes)
-        self._places = {chunk: range(end - size, end) for chunk, size, end in zip(chunks, sizes, ends, strict=True)}
-        self.weighted = prepared.edges(*chunks[0]).weights is not None
 
-    def counted(self) -> int:
-        """Return the edges whose weight is above 0: each has two ends."""
-        if not self.weighted:
-            return sum(self.prepared.num_edges.values())
-        return sum(int(self.prepared.degrees(entity).sum()) for entity in self.prepared.entity_types) // 2
-
-    def read(self, i: int, j: int, chunk: int) -> dict[str, Edges]:
-        """Return relation to its edges in a chunk, as rows of the partitions; a chunk is sorted by relation."""
-        place, relations = self._places[i, j, chunk], self.prepared.relations
-        ends = np.searchsorted(self._column("relation", "i", place), np.arange(len(relations) + 1))
-        sources, targets = (self._column(name, "i", place).astype(np.int64) for name in ("sources", "targets"))
-        weights = self._column("weights", "f", place) if self.weighted else None
-        parts = (slice(*part) for part in itertools.pairwise(ends))
-        return {
-            name: Edges(sources[part], targets[part], None if weights is None else weights[part])
-            for name, part in zip(relations, parts, strict=True)
-        }
-
-    def _column(self, name: str, kind: str, place: range) -> NDArray[Any]:
-        path, dtype = self.prepared.path / f"{name}.npy", np.dtype(f"<{kind}4")
-        header = path.stat().st_size - dtype.itemsize * sum(self.prepared.num_edges.values())
-        return np.fromfile(path, dtype, count=len(place), offset=header + dtype.itemsize * place.start)
+def _by_relation(prepared: PreparedGraph, chunk: BucketEdges) -> dict[str, Edges]:
+    """Return relation to its edges in a chunk, as rows of the partitions; a chunk is sorted by relation."""
+    ends = np.searchsorted(chunk.relation, np.arange(len(prepared.relations) + 1))
+    sources, targets = chunk.sources.astype(np.int64), chunk.targets.astype(np.int64)
+    parts = (slice(*part) for part in itertools.pairwise(ends))
+    return {
+        name: Edges(sources[part], targets[part], None if chunk.weights is None else chunk.weights[part])
+        for name, part in zip(prepared.relations, parts, strict=True)
+    }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -465,19 +488,14 @@ class PartitionedModel:
         order = {entity: pc.sort_indices(prepared.ids(entity)).to_numpy() for entity in prepared.entity_types}
         for part in self.store.layout.parts:
             whole[part] = {entity: torch.from_numpy(self._whole(entity, part)[order[entity]]) for entity in order}
-        return Model(
-            config=self.config,
-            relations=prepared.relations,
+        return dataclasses.replace(
+            self.without_entities(),
             entities={entity: prepared.ids(entity).take(pa.array(places)) for entity, places in order.items()},
             vectors=whole["vectors"],
             biases=whole.get("bias", {}),
-            parameters=self.run.parameters(self.run.blocks),
             vector_state=whole["state"],
             bias_state=whole.get("bias_state", {}),
-            parameter_state=self.run.parameters(self.run.block_state),
             degrees={entity: prepared.degrees(entity)[places] for entity, places in order.items()},
-            epochs=self.epochs,
-            meta=self.meta(),
         )
 
     def without_entities(self) -> Model:

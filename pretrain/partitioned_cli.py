@@ -5,14 +5,12 @@ __all__ = ["pretrain_within"]
 import functools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pretrain.config import Relation
 from pretrain.memory import parse_size, process_bytes
@@ -21,11 +19,13 @@ from pretrain.partitioned_evaluate import evaluate_partitioned
 from pretrain.partitioned_export import export_partitioned
 from pretrain.preparation import prepare
 from pretrain.prepared import PreparedGraph
-from pretrain.progress import training_progress
+from pretrain.progress import preparation_progress, training_progress
 from pretrain.settings import Settings
+from pretrain.stopped import may_begin, write_once
 from pretrain.tables import evaluation_table, protocol_line, read_table
-from recokit.errors import ConfigError, VersionError
-from recokit.table.folder import remove_folder, remove_partial
+from recokit.errors import ConfigError
+from recokit.table import open_version
+from recokit.table.folder import remove_folder
 
 _SLACK = 50_000_000  # bytes that the process keeps of the preparation
 _QUESTIONS = 5_000  # of each relation: more make the measured values no surer than they need be
@@ -48,19 +48,8 @@ def pretrain_within(
     _check(settings, what)
     target = settings.output / settings.version
     edges, run = (settings.output / f".{settings.version}.{part}" for part in ("edges", "partitions"))
-    if resume:
-        for path in (target, edges, run):
-            remove_partial(path.parent, path.name.replace(".", r"\."))
-        if target.exists():
-            typer.echo(f"{target} is there: nothing is left to go on with", err=True)
-            if as_json:
-                typer.echo(json.dumps({"version": str(target)}))
-            return
-    elif edges.exists() or run.exists():
-        raise VersionError(f"{edges} holds a run that was stopped: go on with --resume, or remove it and {run.name}")
-    if target.exists():
-        raise VersionError(f"{target} exists already, and a version is never changed: choose another name")
-    settings.output.mkdir(parents=True, exist_ok=True)
+    if not may_begin((edges, run), (target,), resume=resume, as_json=as_json):
+        return
     console = Console(stderr=as_json, markup=False, highlight=False)
     prepared = PreparedGraph.open(edges) if edges.exists() else _prepare(settings, memory, edges, console)
     console.print(read_table(prepared.summary.rows))
@@ -74,8 +63,8 @@ def pretrain_within(
         )
     seconds = time.perf_counter() - started
     console.print(f"{len(model.epochs)} epochs, last loss {model.epochs[-1]['loss']:.4f}, trained in {seconds:.1f} s")
-    version = export_partitioned(model, target)
-    console.print(f"exported {', '.join(version.tables)} to {target}")
+    write_once(target, lambda path: export_partitioned(model, path), console)
+    console.print(f"exported {', '.join(open_version(target).tables)} to {target}")
     results: list[Mapping[str, Any]] = []
     if settings.split:
         evaluation = evaluate_partitioned(model, questions=_QUESTIONS, name=settings.version)
@@ -126,7 +115,7 @@ def _prepare(settings: Settings, memory: str, path: Path, console: Console) -> P
         source = {"triples": settings.triples["data"]}
         source |= {key: settings.triples[key] for key in ("columns", "header") if key in settings.triples}
         relations = settings.triples["relations"]
-    with _preparing(console) as callback:
+    with preparation_progress(console) as callback:
         return prepare(
             path,
             relations,
@@ -143,19 +132,3 @@ def _prepare(settings: Settings, memory: str, path: Path, console: Console) -> P
 
 def _cut(settings: Settings, memory: str, held: int, entities: Mapping[str, int], edges: int) -> tuple[int, int]:
     return plan_partitions(memory, entities, edges, settings.train, _relations(settings), baseline=held)
-
-
-@contextmanager
-def _preparing(console: Console) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Draw a bar of the phases on a terminal."""
-    columns = TextColumn("preparing edges"), BarColumn(bar_width=30), TextColumn("{task.fields[phase]}")
-    with Progress(
-        *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal, transient=True
-    ) as bar:
-        task = bar.add_task("", total=1.0, phase="")
-
-        def callback(event: Mapping[str, Any]) -> None:
-            done = (event["number"] - 1 + event["done"]) / event["phases"]
-            bar.update(task, completed=done, phase=event["phase"])
-
-        yield callback

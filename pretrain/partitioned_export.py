@@ -22,18 +22,18 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from pretrain.export import recorded_of, with_meta
 from pretrain.partition_files import stream_npy
 from pretrain.partition_store import Part
 from pretrain.partitioned import PartitionedModel
 from pretrain.prepared import PreparedGraph
-from recokit.errors import ConfigError, DataError
-from recokit.overlap import edge_sketch, merge_sketches
+from recokit.errors import DataError
+from recokit.overlap import SKETCH_SIZE, edge_sketch, merge_sketches
 from recokit.table import Version, write_version
 from recokit.table.folder import FileEntry, local_folder, new_folder, write_json
 from recokit.table.id_column import IdColumn
 from recokit.table.vectors import FORMAT
 
-_SKETCH_SIZE = 1024  # hashes a relation, as in the meta of a model that was trained in memory
 _SKETCHED = 1 << 22  # edges at a time
 _FEW = 8  # times fewer edges than ids: those that occur are looked for first
 
@@ -62,14 +62,7 @@ def export_partitioned(
         DataError: A number of a table is not finite.
     """
     whole, target = model.without_entities(), local_folder(path)
-    recorded = {
-        "config": dataclasses.asdict(model.config),
-        "relations": [dataclasses.asdict(relation) for relation in model.prepared.relations.values()],
-        **whole.meta,
-    }
-    for key in meta or {}:
-        if key in recorded:
-            raise ConfigError(f"export: meta has {key!r}, which the version records of its training: call it otherwise")
+    known = with_meta(recorded_of(whole), meta)
     sketches = functools.cache(lambda: _sketches(model.prepared))
     with _aside(target) as aside:
         return write_version(
@@ -78,7 +71,7 @@ def export_partitioned(
             relations=[whole.relation_parameters(name) for name in whole.parameters],
             parent=parent,
             state=_State(model, aside),
-            meta={**recorded, **(meta or {})},
+            meta=known,
         )
 
 
@@ -229,7 +222,7 @@ def _ends(sketch: Mapping[str, Any]) -> tuple[str, str]:
 def _sketches(prepared: PreparedGraph) -> list[dict[str, Any]]:
     """Sketch the edges of every relation, as the meta of a model in memory has them."""
     empty = np.zeros(0, np.int64)
-    found = {name: edge_sketch(empty, empty, size=_SKETCH_SIZE) for name in prepared.relations}
+    found = {name: edge_sketch(empty, empty, size=SKETCH_SIZE) for name in prepared.relations}
     by_ends: dict[tuple[str, str], list[str]] = {}
     for name, relation in prepared.relations.items():
         by_ends.setdefault((relation.source, relation.target), []).append(name)
@@ -241,7 +234,7 @@ def _sketches(prepared: PreparedGraph) -> list[dict[str, Any]]:
                 some = slice(start, start + _SKETCHED)
                 left = _encoded(part.sources[some], sources, part.source_rows)
                 right = _encoded(part.targets[some], targets, part.target_rows)
-                found[part.relation] = merge_sketches(found[part.relation], edge_sketch(left, right, size=_SKETCH_SIZE))
+                found[part.relation] = merge_sketches(found[part.relation], edge_sketch(left, right, size=SKETCH_SIZE))
     return [
         {"relation": name, "source": relation.source, "target": relation.target, **found[name]}
         for name, relation in prepared.relations.items()

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 from pretrain.config import TrainConfig
 from pretrain.machines import Machine
-from pretrain.memory import Memory, parse_size, resident_bytes, workspace_bytes
-from pretrain.partitioned import plan_partitions
+from pretrain.memory import Memory, parse_size, workspace_bytes
+from pretrain.partitioned import SPARE, chunk_edge_bytes, partitioned_memory, plan_partitions
 from recokit.errors import ConfigError
 
 Unit = Literal["bytes", "seconds", "count", "per second"]
@@ -31,10 +31,7 @@ _PRODUCTS = 6  # operations for an edge, a negative and a dimension
 # Bytes an edge in memory: the two int64 rows of the graph; the run's copy of them with relation, its number and weight;
 # the order of an epoch; and what was seen on the way to them.
 _GRAPH_EDGE, _RUN_EDGE, _ORDER, _MAKING = 16, 36, 8, 12
-# As ``plan_partitions`` counts: bytes an edge of a chunk, more where known positives are left out, of a row's samplers,
-# of the sampler that is being made, and what threads and large pages take on top; and entities of a type that is cut.
-_CHUNK_EDGE, _KNOWN_EDGE, _SAMPLER, _SAMPLERS, _SPARE = 100, 90, 8, 40, 32_000_000
-_WHOLE = 10_000
+_WHOLE = 10_000  # entities of a type that is cut
 _COUNTS = 24  # bytes an entity of a run in memory: its id, its degree, its share among the negatives
 _PREPARED_EDGE = 12  # bytes: relation and two rows, int32
 _WEIGHT = 4
@@ -236,22 +233,15 @@ def _room(work: Workload, machine: Machine, limit: int) -> _Room:
     edges = work.edges * (host_edge + _RUN_EDGE + _ORDER)
     tables = total * work.row_bytes
     counts = 0 if on_gpu else total * _COUNTS
-    whole = Memory(tables, edges, workspace, machine.process + _SPARE)
+    whole = Memory(tables, edges, workspace, machine.process + SPARE)
     if whole.total + counts <= limit:
         return _Room(True, 1, whole, counts, tables, tables, 0)
     cut = plan_partitions(limit, work.entities, work.edges, config, whole_below=_WHOLE, baseline=machine.process)
-    rows = {entity: -(-count // _cut(count, cut.partitions)) for entity, count in work.entities.items()}
-    samplers = (3 if config.log_q else 1) * _SAMPLER * sum(rows.values()) + _SAMPLERS * max(rows.values())
-    chunk = (_CHUNK_EDGE + (_KNOWN_EDGE if config.filter_positives else 0)) * min(cut.chunk_edges, work.edges)
-    peak = resident_bytes(
-        work.entities,
-        config.dim,
-        {entity: _cut(count, cut.partitions) for entity, count in work.entities.items()},
-        optimizer=config.optimizer,
-        bias=config.bias,
-        edges=chunk,
-        workspace=workspace,
-        baseline=machine.process + _SPARE,
+    parts = {entity: _cut(count, cut.partitions) for entity, count in work.entities.items()}
+    rows = {entity: -(-count // parts[entity]) for entity, count in work.entities.items()}
+    chunk = min(cut.chunk_edges, work.edges)
+    peak, samplers = partitioned_memory(
+        work.entities, parts, chunk, config, workspace=workspace, baseline=machine.process
     )
     moved = work.row_bytes * sum(rows[entity] for entity, count in work.entities.items() if count >= _WHOLE)
     stays = work.row_bytes * sum(rows[entity] for entity, count in work.entities.items() if count < _WHOLE)
@@ -278,7 +268,7 @@ def _memory_figures(work: Workload, machine: Machine, room: _Room, where: str) -
         tables = f"{resident} of {room.partitions} partitions of {_size(room.moved)}"
         if small := room.trained - min(room.partitions, 2) * room.moved:
             tables += f", and {_size(small)} of small entity types"
-        edges = f"a chunk of them, {_CHUNK_EDGE} B each"
+        edges = f"a chunk of them, {chunk_edge_bytes(config)} B each"
         counts = "samplers of the partitions; ids stay on disk"
     return [
         Figure("partitions", "partitions", room.partitions, "count", how),

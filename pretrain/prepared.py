@@ -202,14 +202,26 @@ class PreparedGraph:
                 raise ConfigError(f"bucket ({i}, {j}): partitions are 0 to {self.partitions - 1}")
         return len(self._chunks.get((i, j), ()))
 
-    def edges(self, i: int, j: int, chunk: int = 0) -> BucketEdges:
-        """Return a chunk of bucket (i, j); the chunks of a bucket are a random split of its edges."""
+    @property
+    def is_weighted(self) -> bool:
+        """Whether edges have weights: those of a relation without any are 1 then."""
+        return any(self._weighted.values())
+
+    def edges(self, i: int, j: int, chunk: int = 0, *, mapped: bool = True) -> BucketEdges:
+        """Return a chunk of bucket (i, j); the chunks of a bucket are a random split of its edges.
+
+        Args:
+            i: Partition of the sources.
+            j: Partition of the targets.
+            chunk: Its number.
+            mapped: Map the files; else read the chunk alone into memory.
+        """
         if not 0 <= chunk < self.chunks(i, j):
             raise ConfigError(f"bucket ({i}, {j}) has {self.chunks(i, j)} chunks, numbered from 0; got {chunk}")
         part = self._chunks[i, j][chunk]
-        relation, sources, targets = (self._columns[f"{name}.npy"][part] for name in ("relation", "sources", "targets"))
-        weights = self._columns.get("weights.npy")
-        return BucketEdges(relation, sources, targets, None if weights is None else weights[part])
+        column = self._slice_of if mapped else self._read
+        relation, sources, targets = (column(f"{name}.npy", part) for name in ("relation", "sources", "targets"))
+        return BucketEdges(relation, sources, targets, column("weights.npy", part) if self.is_weighted else None)
 
     def held_out(self) -> dict[str, Edges]:
         """Return relation to the edges held out, as rows of the whole entity types, in memory."""
@@ -291,6 +303,15 @@ class PreparedGraph:
             edges[name] = Edges(sources[own], targets[own], kept)
         return edges
 
+    def _slice_of(self, name: str, part: slice) -> NDArray[Any]:
+        return self._columns[name][part]
+
+    def _read(self, name: str, part: slice) -> NDArray[Any]:
+        """Read a part of a column without mapping it."""
+        path, column = self.path / name, self._columns[name]
+        first = path.stat().st_size - column.nbytes + part.start * column.itemsize
+        return np.fromfile(path, column.dtype, count=part.stop - part.start, offset=first)
+
     def _mapped(self) -> dict[str, NDArray[Any]]:
         """Map the columns of edges and occurrences."""
         known, held = sum(self.num_edges.values()), sum(self._num_held_out.values())
@@ -298,7 +319,7 @@ class PreparedGraph:
         expected = dict.fromkeys(("relation.npy", "sources.npy", "targets.npy"), ("int32", known))
         expected |= dict.fromkeys(("held-out-sources.npy", "held-out-targets.npy"), ("int64", held))
         expected |= dict.fromkeys(("occurrence-rows.npy", "occurrence-counts.npy"), ("int64", occurring))
-        if any(self._weighted.values()):
+        if self.is_weighted:
             expected |= {"weights.npy": ("float32", known), "held-out-weights.npy": ("float32", held)}
         return {
             name: load_npy(self.path / name, dtypes=[dtype], shape=(length,))

@@ -1,13 +1,13 @@
 """Progress of a training run on a terminal; nothing where nobody looks."""
 
-__all__ = ["training_progress"]
+__all__ = ["preparation_progress", "training_progress"]
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 @contextmanager
@@ -35,5 +35,21 @@ def training_progress(what: str, console: Console) -> Iterator[Callable[[Mapping
             else:
                 finished = event["epoch"] - 1 + event["done"] / event["edges"]
                 bar.update(task, total=event["epochs"], completed=round(finished, 1))
+
+        yield callback
+
+
+@contextmanager
+def preparation_progress(console: Console) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield a callback for ``pretrain.prepare`` that draws a bar: how far it is, and in which phase."""
+    columns = TextColumn("preparing edges"), BarColumn(bar_width=30), TextColumn("{task.fields[phase]}")
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal, transient=True
+    ) as bar:
+        task = bar.add_task("", total=1.0, phase="")
+
+        def callback(event: Mapping[str, Any]) -> None:
+            done = (event["number"] - 1 + event["done"]) / event["phases"]
+            bar.update(task, completed=done, phase=event["phase"])
 
         yield callback

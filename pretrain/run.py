@@ -23,7 +23,7 @@ from pretrain.gpu import Kind
 from pretrain.graph import Graph
 from pretrain.model import Model, reverse_name
 from pretrain.movers import Form, forms
-from pretrain.native.library import large_pages
+from pretrain.native.bindings import large_pages
 from pretrain.negatives import KnownPositives, NegativeSampler
 from pretrain.operators import start
 from pretrain.regularisers import penalty

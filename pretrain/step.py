@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pretrain.comparators import Comparator
-from pretrain.losses import Loss
+from pretrain.comparators import COMPARATORS, Comparator
+from pretrain.config import TrainConfig
+from pretrain.losses import Loss, make_loss
 from pretrain.movers import Form
 from pretrain.operators import runs
 
@@ -105,6 +106,11 @@ class Step:
     comparator: Comparator
     loss: Loss
     temperature: float = 1.0
+
+    @classmethod
+    def of(cls, config: TrainConfig, for_target: Form, for_source: Form) -> "Step":
+        """Return the step of some settings."""
+        return cls(for_target, for_source, COMPARATORS[config.comparator], make_loss(config), config.temperature)
 
     def __call__(
         self,

@@ -11,7 +11,9 @@ __all__ = [
     "check_alpha",
     "device_of",
     "edges_meta",
+    "epoch_record",
     "float32_products",
+    "is_finite",
     "memory_errors",
     "rate_of",
     "train",
@@ -29,6 +31,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pretrain.checkpoint import Checkpoints
@@ -41,9 +44,7 @@ from pretrain.reach import check_reach
 from pretrain.run import Run
 from pretrain.warm import carry
 from recokit.errors import ConfigError, DataError, closest
-from recokit.overlap import edge_sketch
-
-_SKETCH_SIZE = 1024  # hashes a relation: 11 KB in the meta; enough to see an overlap of one in a hundred
+from recokit.overlap import SKETCH_SIZE, edge_sketch
 
 Callback = Callable[[Mapping[str, Any]], None]
 
@@ -189,7 +190,7 @@ class _Training:
         for name, tensor in self.run.tensors().items():
             if name in self.best:
                 tensor.copy_(self.best[name])
-            if not _is_finite(tensor):  # the last steps have no loss to tell
+            if not is_finite(tensor):  # the last steps have no loss to tell
                 raise DataError(f"train: what was learned of {name!r} is not finite; try a lower learning_rate")
         engine = self.run.engine
         meta = {**edges_meta(self.graph), "engine": f"{engine.name}: {engine.products}", **meta}
@@ -224,16 +225,7 @@ class _Training:
         self._end_epoch(speed)
 
     def _end_epoch(self, speed: float) -> None:
-        losses = self.losses.cpu().numpy()
-        per_relation = losses / np.where(self.weight_of > 0, self.weight_of, 1.0)
-        loss = float(losses.sum()) / self.total
-        if not math.isfinite(loss):
-            raise DataError(f"train: the loss is {loss} after epoch {self.epoch}; try a lower learning_rate")
-        record = {
-            "epoch": self.epoch,
-            "loss": loss,
-            "losses": dict(zip(self.run.relations, per_relation.tolist(), strict=True)),
-        }
+        record = epoch_record(self.run, self.epoch, self.losses, self.weight_of, self.total)
         if self.validation is not None and self.epoch % self.config.evaluate_every == 0:
             record[self.config.metric] = self._validate(self.validation)
         self.history.append(record)  # without the speed: the same seed gives the same bytes
@@ -301,7 +293,27 @@ class _Training:
             self.best = {name: arrays[f"best/{name}"].to(tensor.device) for name, tensor in self.run.tensors().items()}
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def epoch_record(run: Run, epoch: int, losses: Tensor, weights: NDArray[np.float64], edges: int) -> dict[str, Any]:
+    """Return what is kept of an epoch.
+
+    Args:
+        run: Names the relations.
+        epoch: Its number.
+        losses: Sum (R,) of the losses of every relation.
+        weights: Total weight (R,) of their edges.
+        edges: Of all relations.
+
+    Raises:
+        DataError: The loss is not finite.
+    """
+    of_relations = losses.cpu().numpy()
+    loss, per_relation = float(of_relations.sum()) / edges, of_relations / np.where(weights > 0, weights, 1.0)
+    if not math.isfinite(loss):
+        raise DataError(f"train: the loss is {loss} after epoch {epoch}; try a lower learning_rate")
+    return {"epoch": epoch, "loss": loss, "losses": dict(zip(run.relations, per_relation.tolist(), strict=True))}
+
+
+def is_finite(tensor: Tensor) -> bool:
     """Whether there are numbers alone, without a copy of them."""
     return tensor.numel() == 0 or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
@@ -411,7 +423,7 @@ def edges_meta(graph: Graph) -> dict[str, Any]:
             used, codes = np.unique(rows, return_inverse=True)  # a dictionary of these alone: each is hashed once
             ids = graph.entities[entity].take(pa.array(used))
             ends.append(pa.DictionaryArray.from_arrays(pa.array(codes), ids))
-        sketch = edge_sketch(*ends, size=_SKETCH_SIZE)
+        sketch = edge_sketch(*ends, size=SKETCH_SIZE)
         sketches.append({"relation": name, "source": relation.source, "target": relation.target, **sketch})
     return {
         "history": [dict(entry) for entry in graph.history],

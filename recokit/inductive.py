@@ -41,7 +41,7 @@ from scipy import sparse
 
 from recokit.errors import ConfigError, DataError, VersionError, closest
 from recokit.frame import read_frame
-from recokit.overlap import edge_sketch
+from recokit.overlap import SKETCH_SIZE, edge_sketch
 from recokit.table import Comparator, EmbeddingTable, Ids, RelationParameters, id_array
 from recokit.table.ids import IdType, id_type_of, ids_of_type, refuse_nulls
 from recokit.table.vectors import check_comparator
@@ -49,7 +49,6 @@ from recokit.table.vectors import check_comparator
 Rows = NDArray[np.int64]
 
 _BLOCK = 1 << 16  # rows whose norms are computed at once
-_SKETCH_SIZE = 1024  # hashes a relation: 11 KB in the meta
 
 
 @dataclass(frozen=True, eq=False)
@@ -417,7 +416,7 @@ def _sketches(
     for name, frame in frames.items():
         ends = {"source": relations[name].source, "target": relations[name].target}
         if entity in ends.values():
-            sketch = edge_sketch(frame["source"], frame["target"], size=_SKETCH_SIZE)
+            sketch = edge_sketch(frame["source"], frame["target"], size=SKETCH_SIZE)
             found.append({"relation": name, **ends, **sketch})
     return found
 

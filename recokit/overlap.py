@@ -17,7 +17,16 @@ through FNV-1a and then splitmix64, an edge is splitmix64(hash(source) + 0x9E377
 Shapes: N edges or pairs, K the size of a sketch.
 """
 
-__all__ = ["TOLERATED", "LeakWarning", "Overlap", "edge_sketch", "estimate_overlap", "find_overlaps", "merge_sketches"]
+__all__ = [
+    "SKETCH_SIZE",
+    "TOLERATED",
+    "LeakWarning",
+    "Overlap",
+    "edge_sketch",
+    "estimate_overlap",
+    "find_overlaps",
+    "merge_sketches",
+]
 
 import base64
 import math
@@ -36,6 +45,9 @@ from recokit.feature_columns import column_of
 from recokit.table import EmbeddingTable, Ids
 from recokit.table.ids import arrow_of, id_array
 
+SKETCH_SIZE = (
+    1024  # hashes of a relation that is trained: 11 KB in the meta, and an overlap of one in a hundred is seen
+)
 TOLERATED = 0.01  # share of rows that may be training edges before somebody should be told
 
 _FORMAT = "edge-sketch/1"

@@ -16,11 +16,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from pretrain.comparators import COMPARATORS
 from pretrain.config import Side, TrainConfig
 from pretrain.gpu import Kind
 from pretrain.gpu.contrast import MAX_DIM, Contrast, Objective, Prepared, Product, contrast, prepare
-from pretrain.losses import make_loss
 from pretrain.movers import Form, forms
 from pretrain.operators import OPERATORS
 from pretrain.step import Batch, Gradients, Sampled, Step
@@ -57,7 +55,7 @@ def make_step(for_target: Form, for_source: Form, config: TrainConfig, kind: Kin
     """Return the kernels' step for such edges, or torch's where the kernels cannot take them."""
     if refusal(config, kind) is None:
         return KernelStep.of(config, kind)
-    return Step(for_target, for_source, COMPARATORS[config.comparator], make_loss(config), config.temperature)
+    return Step.of(config, for_target, for_source)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ In memory, per place: 12 bytes of a sort's key and value a few times over, 4 D r
 Shapes: T places, N rows of the table, D dimension.
 """
 
-__all__ = ["adagrad_", "row_adagrad_", "update_"]
+__all__ = ["update_"]
 
 from collections.abc import Sequence
 
@@ -39,45 +39,16 @@ def update_(
 ) -> None:
     """Update a table (N, D) in place by parts of (rows (T,), gradients (T, D)) that count as one.
 
-    The form of the state says which it is: (N,) row-wise, (N, D) element by element.
-    """
-    rows, grads = parts[0] if len(parts) == 1 else (torch.cat(part) for part in zip(*parts, strict=True))
-    _update(table, state, rows, grads, learning_rate, max_norm, each=state.dim() == 2)
-
-
-def row_adagrad_(
-    table: Tensor,
-    state: Tensor,
-    rows: Tensor,
-    grads: Tensor,
-    learning_rate: float | Tensor,
-    *,
-    max_norm: float = 0.0,
-) -> None:
-    """Do what ``pretrain.optimizer.row_adagrad_`` does.
-
     Args:
-        table: Vectors (N, D) float32, contiguous; D at most 8192.
-        state: Accumulators (N,).
-        rows: Rows (T,); one may come many times.
-        grads: Gradients (T, D).
+        table: Vectors (N, D) float32, contiguous; D at most 8192, or any where the state is (N, D) and there is no
+            ``max_norm``.
+        state: Its form says which it is: (N,) row-wise, (N, D) element by element.
+        parts: A row may come many times.
         learning_rate: A number, or a tensor () float32 on the device, which a captured graph reads anew.
         max_norm: Cut updated rows to it, if above 0.
     """
-    _update(table, state, rows, grads, learning_rate, max_norm, each=False)
-
-
-def adagrad_(
-    table: Tensor,
-    state: Tensor,
-    rows: Tensor,
-    grads: Tensor,
-    learning_rate: float | Tensor,
-    *,
-    max_norm: float = 0.0,
-) -> None:
-    """Do the same with a ``state`` (N, D) of every element; without ``max_norm`` D may be any."""
-    _update(table, state, rows, grads, learning_rate, max_norm, each=True)
+    rows, grads = parts[0] if len(parts) == 1 else (torch.cat(part) for part in zip(*parts, strict=True))
+    _update(table, state, rows, grads, learning_rate, max_norm, each=state.dim() == 2)
 
 
 def _update(

@@ -58,11 +58,10 @@ inline float sum(Vector v) {
 inline int64_t rounded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// e^x to 2 units in the last place; 0 below -87.
+// e^x of x at most 0, to 2 units in the last place; 0 below -87.
 inline Vector exponential(Vector x) {
     const Ints tiny = x < all(-87.0f);
     x = select(tiny, all(0.0f), x);
-    x = select(x > all(88.0f), all(88.0f), x);
     const Vector shifted = x * 1.44269504f + 12582912.0f;  // rounds to a whole number in the last bits
     const Vector whole = shifted - 12582912.0f;
     Vector r = x - whole * 0.693359375f;
@@ -95,30 +94,78 @@ inline float softplus(float x) { return (x > 0 ? x : 0) + log1pf(expf(-fabsf(x))
 
 // -- products -------------------------------------------------------------------------------------------------------
 
+// What a product is made of: an element of a for all columns, elements of a row of b, and their products' sum.
+inline Vector left_of(const float *a) { return all(*a); }
+inline Vector right_of(const float *b) { return load(b); }
+inline Vector with_product(Vector sum, Vector left, Vector right) { return sum + left * right; }
+
+#if defined(HALF)
+// The same with pairs (2k, 2k + 1) of bfloat16 in the words of a and b.
+inline __m512bh left_of(const uint32_t *a) { return (__m512bh)_mm512_set1_epi32((int)*a); }
+inline __m512bh right_of(const uint32_t *b) { return (__m512bh)_mm512_loadu_si512(b); }
+inline Vector with_product(Vector sum, __m512bh left, __m512bh right) {
+    return (Vector)_mm512_dpbf16_ps((__m512)sum, left, right);
+}
+#endif
+
 // c (M, NV * W) = [c +] a (M, K) b (K, NV * W); element (m, k) of a is at m * am + k * ak.
-template <int NV>
-inline void product(const float *a, int64_t ak, int64_t am, const float *b, int64_t ldb, int64_t K, float *c,
-                    int64_t ldc, bool add) {
+template <int NV, typename T>
+inline void product(const T *a, int64_t ak, int64_t am, const T *b, int64_t ldb, int64_t K, float *c, int64_t ldc,
+                    bool add) {
     Vector sums[M][NV];
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++)
 #pragma GCC unroll 2
         for (int v = 0; v < NV; v++) sums[m][v] = add ? load(c + m * ldc + v * W) : Vector{};
     for (int64_t k = 0; k < K; k++) {
-        Vector right[NV];
+        decltype(right_of(b)) right[NV];
 #pragma GCC unroll 2
-        for (int v = 0; v < NV; v++) right[v] = load(b + k * ldb + v * W);
+        for (int v = 0; v < NV; v++) right[v] = right_of(b + k * ldb + v * W);
 #pragma GCC unroll 8
         for (int m = 0; m < M; m++) {
-            const Vector left = all(a[k * ak + m * am]);
+            const auto left = left_of(a + k * ak + m * am);
 #pragma GCC unroll 2
-            for (int v = 0; v < NV; v++) sums[m][v] += left * right[v];
+            for (int v = 0; v < NV; v++) sums[m][v] = with_product(sums[m][v], left, right[v]);
         }
     }
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++)
 #pragma GCC unroll 2
         for (int v = 0; v < NV; v++) store(c + m * ldc + v * W, sums[m][v]);
+}
+
+// The columns of a row are cut into blocks of 2 W, the last one maybe of W.
+inline int64_t width_of_block(int64_t start, int64_t columns) { return smaller(2 * W, columns - start); }
+
+// c (M, columns) = [c +] a (M, K) b (K, columns), whose rows are ldb apart.
+template <typename T>
+inline void multiply_rows(const T *a, int64_t ak, int64_t am, const T *b, int64_t ldb, int64_t K, float *c,
+                          int64_t columns, bool add) {
+    for (int64_t start = 0; start < columns; start += 2 * W) {
+        if (width_of_block(start, columns) == 2 * W)
+            product<2>(a, ak, am, b + start, ldb, K, c + start, columns, add);
+        else
+            product<1>(a, ak, am, b + start, ldb, K, c + start, columns, add);
+    }
+}
+
+// c (rows, columns) = a (rows, K) b (K, columns): rows of a are lda apart, b lies block of columns after block.
+template <typename T>
+inline void multiply_blocks(const T *a, int64_t lda, const T *b, int64_t K, float *c, int64_t ldc, int64_t rows,
+                            int64_t columns) {
+    for (int64_t k = 0; k < K; k += DEPTH) {
+        const int64_t depth = smaller(DEPTH, K - k);
+        for (int64_t start = 0; start < columns; start += 2 * W) {
+            const int64_t width = width_of_block(start, columns);
+            const T *block = b + start * K + k * width;
+            for (int64_t t = 0; t < rows; t += M) {
+                if (width == 2 * W)
+                    product<2>(a + t * lda + k, 1, lda, block, width, depth, c + t * ldc + start, ldc, k > 0);
+                else
+                    product<1>(a + t * lda + k, 1, lda, block, width, depth, c + t * ldc + start, ldc, k > 0);
+            }
+        }
+    }
 }
 
 #if defined(HALF)
@@ -133,32 +180,6 @@ inline uint32_t half_of(float x) {
     return (u + 0x7fff + ((u >> 16) & 1)) >> 16;
 }
 inline uint32_t pair(float low, float high) { return half_of(low) | half_of(high) << 16; }
-
-// The same with pairs (2k, 2k + 1) of bfloat16 in the words of a and b.
-template <int NV>
-inline void product(const uint32_t *a, int64_t ak, int64_t am, const uint32_t *b, int64_t ldb, int64_t K, float *c,
-                    int64_t ldc, bool add) {
-    __m512 sums[M][NV];
-#pragma GCC unroll 8
-    for (int m = 0; m < M; m++)
-#pragma GCC unroll 2
-        for (int v = 0; v < NV; v++) sums[m][v] = add ? _mm512_loadu_ps(c + m * ldc + v * W) : _mm512_setzero_ps();
-    for (int64_t k = 0; k < K; k++) {
-        __m512bh right[NV];
-#pragma GCC unroll 2
-        for (int v = 0; v < NV; v++) right[v] = (__m512bh)_mm512_loadu_si512(b + k * ldb + v * W);
-#pragma GCC unroll 8
-        for (int m = 0; m < M; m++) {
-            const __m512bh left = (__m512bh)_mm512_set1_epi32((int)a[k * ak + m * am]);
-#pragma GCC unroll 2
-            for (int v = 0; v < NV; v++) sums[m][v] = _mm512_dpbf16_ps(sums[m][v], left, right[v]);
-        }
-    }
-#pragma GCC unroll 8
-    for (int m = 0; m < M; m++)
-#pragma GCC unroll 2
-        for (int v = 0; v < NV; v++) _mm512_storeu_ps(c + m * ldc + v * W, sums[m][v]);
-}
 
 inline __m512i halves(const float *low, const float *high) {
     return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(high), _mm512_loadu_ps(low));
@@ -176,16 +197,6 @@ inline void narrow(const float *from, uint32_t *to, int64_t n) {
         _mm256_storeu_si256((__m256i *)(to + i / 2), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from + i)));
 }
 #endif
-
-// Calls `body(start, NV)` for the column blocks of a width that is a multiple of W.
-#define FOR_BLOCKS(start, width, CALL_WIDE, CALL_NARROW)                 \
-    for (int64_t start = 0; start < (width); start += 2 * W) {           \
-        if (start + 2 * W <= (width)) {                                  \
-            CALL_WIDE;                                                   \
-        } else {                                                         \
-            CALL_NARROW;                                                 \
-        }                                                                \
-    }
 
 // -- rows of vectors ------------------------------------------------------------------------------------------------
 
@@ -365,7 +376,7 @@ void prepare(const Contrast &c, const Work &work, int64_t thread) {
     float *prepared = Piece(c, work.pieces + thread * work.piece).queries;  // 2W vectors at a time
     for (int64_t n = first; n < smaller(first + 8, s.N); n++) fetch(row(c.drawn, n, s.D), s.D);
     for (int64_t start = first; start < end; start += 2 * W) {
-        const int64_t width = smaller(2 * W, s.Np - start), count = smaller(width, s.N - start);
+        const int64_t width = width_of_block(start, s.Np), count = smaller(width, s.N - start);
         memset(prepared, 0, width * s.Dp * sizeof(float));
         for (int64_t i = 0; i < count; i++) {
             const int64_t n = start + i;
@@ -392,7 +403,7 @@ void prepare(const Contrast &c, const Work &work, int64_t thread) {
                 for (int64_t k = 0; k < pairs; k++) panel[k * width + i] = pair(vector[2 * k], vector[2 * k + 1]);
             }
             for (int64_t d = 0; d < s.Dp; d += 2 * W) {
-                const int64_t block = smaller(2 * W, s.Dp - d);
+                const int64_t block = width_of_block(d, s.Dp);
                 uint32_t *to = reinterpret_cast<uint32_t *>(work.rows) + d * rows;
                 for (int64_t i = 0; i < width && start + i < s.N; i += 2)
                     interleave(prepared + i * s.Dp + d, prepared + (i + 1) * s.Dp + d, to + (start + i) / 2 * block,
@@ -405,7 +416,7 @@ void prepare(const Contrast &c, const Work &work, int64_t thread) {
         for (int64_t i = 0; i < width; i++)
             for (int64_t k = 0; k < s.D; k++) panel[k * width + i] = prepared[i * s.Dp + k];
         for (int64_t d = 0; d < s.Dp; d += 2 * W) {
-            const int64_t block = smaller(2 * W, s.Dp - d);
+            const int64_t block = width_of_block(d, s.Dp);
             for (int64_t i = 0; i < count; i++)
                 memcpy(work.rows + d * s.N + (start + i) * block, prepared + i * s.Dp + d, block * sizeof(float));
         }
@@ -556,21 +567,11 @@ struct Tile {
             for (int64_t t = 0; t < padded; t += 2)
                 interleave(p.queries + t * s.Dp, p.queries + (t + 1) * s.Dp, p.query_pairs + t / 2 * s.Dp, s.Dp);
             const uint32_t *panels = reinterpret_cast<const uint32_t *>(work.panels);
-            FOR_BLOCKS(n, s.Np, for (int64_t t = 0; t < padded; t += M) product<2>(
-                           p.query_words + t * ld, 1, ld, panels + n * pairs, 2 * W, pairs, p.scores + t * s.stride + n,
-                           s.stride, false),
-                       for (int64_t t = 0; t < padded; t += M) product<1>(
-                           p.query_words + t * ld, 1, ld, panels + n * pairs, W, pairs, p.scores + t * s.stride + n,
-                           s.stride, false))
+            multiply_blocks(p.query_words, ld, panels, pairs, p.scores, s.stride, padded, s.Np);
             return;
         }
 #endif
-        FOR_BLOCKS(n, s.Np, for (int64_t t = 0; t < padded; t += M) product<2>(
-                       p.queries + t * s.Dp, 1, s.Dp, work.panels + n * s.D, 2 * W, s.D, p.scores + t * s.stride + n,
-                       s.stride, false),
-                   for (int64_t t = 0; t < padded; t += M) product<1>(
-                       p.queries + t * s.Dp, 1, s.Dp, work.panels + n * s.D, W, s.D, p.scores + t * s.stride + n,
-                       s.stride, false))
+        multiply_blocks(p.queries, s.Dp, work.panels, s.D, p.scores, s.stride, padded, s.Np);
     }
 
     // Products (Np,) to what goes into the loss; what does not count becomes minus infinity.  Returns the largest.
@@ -687,39 +688,16 @@ struct Tile {
             for (int64_t t = 0; t < padded; t += 2)
                 interleave(p.scores + t * s.stride, p.scores + (t + 1) * s.stride, p.grad_pairs + t / 2 * s.stride, s.Np);
             const uint32_t *rows = reinterpret_cast<const uint32_t *>(work.rows);
-            for (int64_t k = 0; k < pairs; k += DEPTH) {
-                const int64_t depth = smaller(DEPTH, pairs - k);
-                FOR_BLOCKS(d, s.Dp, for (int64_t t = 0; t < padded; t += M) product<2>(
-                               p.grad_words + t * ld + k, 1, ld, rows + d * pairs + k * 2 * W, 2 * W, depth,
-                               p.grad_queries + t * s.Dp + d, s.Dp, k > 0),
-                           for (int64_t t = 0; t < padded; t += M) product<1>(
-                               p.grad_words + t * ld + k, 1, ld, rows + d * pairs + k * W, W, depth,
-                               p.grad_queries + t * s.Dp + d, s.Dp, k > 0))
-            }
+            multiply_blocks(p.grad_words, ld, rows, pairs, p.grad_queries, s.Dp, padded, s.Dp);
             for (int64_t n = 0; n < s.Mp; n += M)
-                FOR_BLOCKS(d, s.Dp,
-                           product<2>(p.grad_pairs + n, s.stride, 1, p.query_pairs + d, s.Dp, padded / 2,
-                                      p.grad_drawn + n * s.Dp + d, s.Dp, !first),
-                           product<1>(p.grad_pairs + n, s.stride, 1, p.query_pairs + d, s.Dp, padded / 2,
-                                      p.grad_drawn + n * s.Dp + d, s.Dp, !first))
+                multiply_rows(p.grad_pairs + n, s.stride, 1, p.query_pairs, s.Dp, padded / 2, p.grad_drawn + n * s.Dp,
+                              s.Dp, !first);
             return;
         }
 #endif
-        for (int64_t k = 0; k < s.N; k += DEPTH) {
-            const int64_t depth = smaller(DEPTH, s.N - k);
-            FOR_BLOCKS(d, s.Dp, for (int64_t t = 0; t < padded; t += M) product<2>(
-                           p.scores + t * s.stride + k, 1, s.stride, work.rows + d * s.N + k * 2 * W, 2 * W, depth,
-                           p.grad_queries + t * s.Dp + d, s.Dp, k > 0),
-                       for (int64_t t = 0; t < padded; t += M) product<1>(
-                           p.scores + t * s.stride + k, 1, s.stride, work.rows + d * s.N + k * W, W, depth,
-                           p.grad_queries + t * s.Dp + d, s.Dp, k > 0))
-        }
+        multiply_blocks(p.scores, s.stride, work.rows, s.N, p.grad_queries, s.Dp, padded, s.Dp);
         for (int64_t n = 0; n < s.Mp; n += M)
-            FOR_BLOCKS(d, s.Dp,
-                       product<2>(p.scores + n, s.stride, 1, p.queries + d, s.Dp, padded,
-                                  p.grad_drawn + n * s.Dp + d, s.Dp, !first),
-                       product<1>(p.scores + n, s.stride, 1, p.queries + d, s.Dp, padded,
-                                  p.grad_drawn + n * s.Dp + d, s.Dp, !first))
+            multiply_rows(p.scores + n, s.stride, 1, p.queries, s.Dp, padded, p.grad_drawn + n * s.Dp, s.Dp, !first);
     }
 
     void write() {

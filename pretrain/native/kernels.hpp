@@ -1,4 +1,4 @@
-// What the kernels take and give: plain structures of pointers and counts, mirrored field by field in native/library.py.
+// What the kernels take and give: plain structures of pointers and counts, mirrored field by field in native/bindings.py.
 //
 // Shapes: B edges, N negatives, D dimension, U relations of the batch, P parameters of a relation.
 #pragma once

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pretrain.config import TrainConfig
 from pretrain.movers import Form, Moved, Mover, Offset
-from pretrain.native.library import Contrast, Update, has_bfloat16, library
+from pretrain.native.bindings import Contrast, Update, has_bfloat16, library
 from pretrain.step import Batch, Gradients, Place, Sampled, distinct, joined, parts
 
 _OPERATORS = {"identity": 0, "translation": 1, "diagonal": 2, "complex_diagonal": 3, "rotation": 3}

@@ -29,14 +29,12 @@ if not CUDA:
 pytest.importorskip("triton", reason="triton is not installed: the GPU engine is not tested")
 
 from pretrain import optimizer
-from pretrain.comparators import COMPARATORS
 from pretrain.config import Side, TrainConfig
 from pretrain.gpu import Kind, unusable, update
 from pretrain.gpu import contrast as kernels
 from pretrain.gpu.contrast import Objective, Tiles, contrast, default_tiles, prepare
 from pretrain.gpu.engine import KernelStep, make_step, product_of, refusal
 from pretrain.gpu.graphs import CudaCapture, Replays
-from pretrain.losses import make_loss
 from pretrain.movers import forms
 from pretrain.negatives import NegativeSampler
 from pretrain.operators import OPERATORS
@@ -313,7 +311,7 @@ def test_updates_agree_with_the_optimizer_in_float64(name, places, rows, dim, ma
     idle = torch.ones(rows, dtype=torch.bool, device=DEVICE)
     idle[touched] = False
     before = table[idle].clone(), state[idle].clone()
-    getattr(update, name)(table, state, touched, grads, torch.tensor(0.1, device=DEVICE), max_norm=max_norm)
+    update.update_(table, state, [(touched, grads)], torch.tensor(0.1, device=DEVICE), max_norm=max_norm)
     torch.testing.assert_close(double(state), wanted[1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(double(table), wanted[0], rtol=1e-4, atol=1e-5)
     assert torch.equal(table[idle], before[0])
@@ -328,7 +326,7 @@ def test_a_row_of_any_length_at_any_place_is_summed_once(before, places):
     grads = torch.cat([torch.zeros(before), torch.arange(places) % 7, torch.zeros(3)])[:, None].float().to(DEVICE)
     mixed = torch.randperm(len(rows), generator=torch.Generator().manual_seed(places)).to(DEVICE)
     table, state = torch.zeros(3, 1, device=DEVICE), torch.zeros(3, device=DEVICE)
-    update.row_adagrad_(table, state, rows[mixed], grads[mixed], 1.0)
+    update.update_(table, state, [(rows[mixed], grads[mixed])], 1.0)
     total = sum(at % 7 for at in range(places))
     assert state.tolist() == [0.0, float(total) ** 2, 0.0]
     assert table[1].item() == pytest.approx(-1.0 if total else 0.0)
@@ -339,7 +337,7 @@ def test_the_rate_is_read_from_the_device_and_numbers_are_taken_too():
     for rate in (torch.tensor(0.5, device=DEVICE), 0.5):
         table, state = torch.zeros(2, 2, device=DEVICE), torch.zeros(2, device=DEVICE)
         rows, grads = torch.tensor([1, 1], device=DEVICE), torch.tensor([[3.0, 0.0], [1.0, 2.0]], device=DEVICE)
-        update.row_adagrad_(table, state, rows, grads, rate)
+        update.update_(table, state, [(rows, grads)], rate)
         assert state.tolist() == [0.0, 10.0]  # (4, 2): the mean square of the sum
         moved.append(table[1].tolist())
     assert moved[0] == moved[1] == pytest.approx([-0.5 * 4 / math.sqrt(10), -0.5 * 2 / math.sqrt(10)])
@@ -357,11 +355,11 @@ def test_parts_count_as_one_gradient():
 
 def test_nothing_to_update_is_no_error():
     block, state = torch.zeros(2, 0, device=DEVICE), torch.zeros(2, 0, device=DEVICE)
-    update.adagrad_(block, state, torch.tensor([1, 0], device=DEVICE), torch.zeros(2, 0, device=DEVICE), 0.1)
+    update.update_(block, state, [(torch.tensor([1, 0], device=DEVICE), torch.zeros(2, 0, device=DEVICE))], 0.1)
     table = normal(0, 2, 3)
     kept = table.clone()
     none = torch.zeros(0, dtype=torch.int64, device=DEVICE)
-    update.row_adagrad_(table, torch.zeros(2, device=DEVICE), none, torch.zeros(0, 3, device=DEVICE), 0.1)
+    update.update_(table, torch.zeros(2, device=DEVICE), [(none, torch.zeros(0, 3, device=DEVICE))], 0.1)
     assert torch.equal(table, kept)
 
 
@@ -403,8 +401,7 @@ def in_double(batch):
 
 def torch_step(config, kind):
     entering = forms(kind.operator, kind.operator_side, config.comparator, reciprocal=config.reciprocal)
-    comparator = COMPARATORS[config.comparator]
-    return Step(entering["target"], entering["source"], comparator, make_loss(config), config.temperature)
+    return Step.of(config, entering["target"], entering["source"])
 
 
 def dense(found: Gradients, block):
@@ -593,8 +590,9 @@ class Trained:
             ("source", found.source_rows, found.source_grads),
             ("target", found.target_rows, found.target_grads),
         ):
-            self.updates.row_adagrad_(self.tables[side], self.states[side], rows, grads, rate * 0.1)
-        self.updates.adagrad_(self.block, self.block_state, found.relation_rows, found.relation_grads, rate * 0.01)
+            self.updates.update_(self.tables[side], self.states[side], [(rows, grads)], rate * 0.1)
+        of_relations = [(found.relation_rows, found.relation_grads)]
+        self.updates.update_(self.block, self.block_state, of_relations, rate * 0.01)
 
     def tensors(self):
         return [*self.tables.values(), *self.states.values(), self.block, self.block_state, self.losses]

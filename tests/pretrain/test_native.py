@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from pretrain.comparators import COMPARATORS
 from pretrain.config import TrainConfig
-from pretrain.losses import make_loss
 from pretrain.movers import forms
-from pretrain.native import library as native
+from pretrain.native import bindings as native
 from pretrain.native.step import NativeStep, update_
 from pretrain.operators import OPERATORS
 from pretrain.optimizer import adagrad_, row_adagrad_
@@ -59,7 +58,7 @@ def steps(config, direction, threads=1):
     """The same step twice: in torch, and by the kernels."""
     side, reciprocal = ("source", True) if direction == "reciprocal" else (direction, False)
     both = forms(config.operator, side, config.comparator, reciprocal=reciprocal)
-    plain = Step(both["target"], both["source"], COMPARATORS[config.comparator], make_loss(config), config.temperature)
+    plain = Step.of(config, both["target"], both["source"])
     return plain, NativeStep(both["target"], both["source"], config, threads)
 
 

@@ -18,7 +18,7 @@ from test_native import (
     threads,
 )
 
-from pretrain.native import library as native
+from pretrain.native import bindings as native
 from pretrain.native.step import update_
 from pretrain.step import Batch, Sampled
 
@@ -228,7 +228,7 @@ def test_where_the_system_gives_no_more_threads_fewer_do_the_work():
 
 FORK = """
 import ctypes, os, threading, time, torch
-from pretrain.native import library as native
+from pretrain.native import bindings as native
 from pretrain.native.step import update_
 rows, grads = torch.arange(20000), torch.ones(20000, 64)
 table, state = torch.zeros(20000, 64), torch.zeros(20000)

@@ -133,8 +133,8 @@ def assert_same_files(first, second):
 
 
 def test_sketches_are_those_of_the_edges_in_one_piece(tmp_path, monkeypatch):
-    monkeypatch.setattr(partitioned_export, "_SKETCH_SIZE", 20)
-    monkeypatch.setattr(sys.modules["pretrain.train"], "_SKETCH_SIZE", 20)
+    monkeypatch.setattr(partitioned_export, "SKETCH_SIZE", 20)
+    monkeypatch.setattr(sys.modules["pretrain.train"], "SKETCH_SIZE", 20)
     monkeypatch.setattr(partitioned_export, "_SKETCHED", 3)
     relations = [*RELATIONS, Relation("twins", "item", "item")]
     for few in (1, 10**9):  # whole partitions are encoded, or ids that occur

@@ -428,7 +428,7 @@ def test_the_command_killed_again_and_again_writes_the_same_files(project, run_c
 def test_the_command_killed_after_its_training_writes_the_same_files(project, run_cli, expected, killer, points):
     """From the last batch on: the split, the model and the version are written, the checkpoints removed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pretrain.cli._write_once", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr("pretrain.cli.write_once", lambda *_: (_ for _ in ()).throw(Killed))
         assert killer.run(lambda: run_cli(*WORDS)) is None
     shutil.copytree(project / "store", project / "trained")
     killer.run(lambda: run_cli(*WORDS))
