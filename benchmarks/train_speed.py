@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--entities", type=int, default=15_000, help="of each of the two types")
     parser.add_argument("--large", action="store_true", help="measure tables of --large-entities too")
     parser.add_argument("--large-entities", type=int, default=5_000_000, help="of each of the two types")
-    parser.add_argument("--edges", type=int, default=60_000, help="of every measured epoch")
+    parser.add_argument("--edges", type=int, default=300_000, help="of every measured epoch")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--processor-time", action="store_true", help="count no time that others had the cores")

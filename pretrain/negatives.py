@@ -74,7 +74,9 @@ class NegativeSampler:
             at = torch.rand(self._prevalence, generator=generator, device=self._device, dtype=torch.float64)
             popular = torch.searchsorted(self._cumulated, at * self._cumulated[-1], right=True)
             rows.append(popular.clamp_max_(self.num_entities - 1))
-        return torch.cat([*rows, own[: self._in_batch]])
+        if self._in_batch:
+            rows.append(own[: self._in_batch])
+        return torch.cat(rows) if len(rows) > 1 else rows[0]
 
     def log_expected(self, rows: Tensor, batch_size: int) -> Tensor | None:
         """Log (N,) float32 of how often a draw for ``batch_size`` edges gives each of ``rows`` in the mean.

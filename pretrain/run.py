@@ -56,6 +56,17 @@ class Group:
     def __len__(self) -> int:
         return len(self.sources)
 
+    def relations_of(self, positions: Tensor) -> Tensor:
+        """Rows (B,) of the relations of some edges."""
+        return self._spread(self.relations, positions)
+
+    def reverse_of(self, positions: Tensor) -> Tensor | None:
+        """Rows (B,) of their reciprocal relations, where there are any."""
+        return None if self.reverse is None else self._spread(self.reverse, positions)
+
+    def _spread(self, rows: Tensor, positions: Tensor) -> Tensor:
+        return rows[: len(positions)] if self.one_relation else rows.index_select(0, positions)
+
 
 class Run:
     """State of a training run; ``Run.of`` makes that of a graph.
@@ -317,17 +328,18 @@ class Run:
 
     def train(self, group: Group, positions: Tensor, losses: Tensor, rate: float | Tensor) -> None:
         """Do the same with positions, and maybe a rate (), on the device."""
-        sources, targets, relations = group.sources[positions], group.targets[positions], group.relations[positions]
+        sources, targets = group.sources.index_select(0, positions), group.targets.index_select(0, positions)
+        relations = group.relations_of(positions)
         ends: dict[Side, tuple[Tensor, Tensor]] = {"target": (sources, targets), "source": (targets, sources)}
         sampled = {side: self._sample(group, side, *ends[side], relations) for side in group.samplers}
         batch = Batch(
             sources,
             targets,
             relations,
-            group.weights[positions],
+            group.weights.index_select(0, positions),
             sampled.get("source"),
             sampled.get("target"),
-            None if group.reverse is None else group.reverse[positions],
+            group.reverse_of(positions),
             group.one_relation,
         )
         gradients = group.step(

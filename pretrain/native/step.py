@@ -26,6 +26,7 @@ _COMPARATORS = {"dot": 0, "cos": 1, "l2": 2, "squared_l2": 3}
 _LOSSES = {"softmax": 0, "logistic": 1, "ranking": 2}
 _REDUCTIONS = {"sum": 0, "mean": 1}
 _ADVERSARIAL = 2
+_SHARED = 64  # rows from which on an update is worth calling the other threads
 _T = TypeVar("_T")
 
 
@@ -44,6 +45,22 @@ class NativeStep:
     for_source: Form
     config: TrainConfig
     threads: int = 1
+
+    @functools.cached_property
+    def settled(self) -> Contrast:
+        """What all calls of the kernel have in common."""
+        config = self.config
+        return Contrast(
+            comparator=_COMPARATORS[config.comparator],
+            loss=_LOSSES[config.loss],
+            scale=1 / config.temperature,
+            reduction=_ADVERSARIAL if config.adversarial else _REDUCTIONS[config.negative_reduction],
+            adversarial=config.adversarial,
+            margin=config.margin,
+            offset=config.score_offset,
+            half=uses_bfloat16(config),
+            threads=self.threads,
+        )
 
     def __call__(
         self,
@@ -235,8 +252,8 @@ class _Ask:
         first, shift = known.parameters(block, self.asked.table.shape[1])
         grad_first, grad_shift = torch.empty_like(first), None if shift is None else torch.empty_like(shift)
         call = self._call(at, grads)
-        call.rows("anchors", self.anchor.table, self.anchor.own[at])
-        call.rows("own", self.asked.table, self.asked.own[at])
+        call.rows("anchors", self.anchor.table, _picked(self.anchor.own, at))
+        call.rows("own", self.asked.table, _picked(self.asked.own, at))
         call.rows("drawn", self.asked.table, self.sampled.rows)
         call.set(op=known.operator, moves_candidates=self.form.moves == "candidates")
         call.set(relations=len(first), parameters=first.shape[1])
@@ -274,14 +291,12 @@ class _Ask:
 
     def _call(self, at: Place, grads: _Grads) -> "_Call":
         """Fill in all but where the vectors come from and what moves them."""
-        config, sampled, own = self.step.config, self.sampled, self.asked.own[at]
-        call = _Call()
-        call.set(size=len(own), negatives=len(sampled.rows), dim=self.asked.table.shape[1])
-        call.set(comparator=_COMPARATORS[config.comparator], loss=_LOSSES[config.loss], scale=1 / config.temperature)
-        call.set(reduction=_ADVERSARIAL if config.adversarial else _REDUCTIONS[config.negative_reduction])
-        call.set(adversarial=config.adversarial, margin=config.margin, offset=config.score_offset)
-        call.set(half=uses_bfloat16(config), threads=self.step.threads, add=self.add or not self.direct)
-        call.point(own_ids=own, drawn_ids=sampled.rows, weights=self.weights[at], log_expected=sampled.log_expected)
+        sampled, own = self.sampled, _picked(self.asked.own, at)
+        call = _Call(self.step.settled)
+        call.set(size=own.shape[0], negatives=sampled.rows.shape[0], dim=self.asked.table.shape[1])
+        call.set(add=self.add or not self.direct)
+        call.point(own_ids=own, drawn_ids=sampled.rows, weights=_picked(self.weights, at))
+        call.point(log_expected=sampled.log_expected)
         call.point(losses=grads.losses, grad_anchors=grads.anchors, grad_own=grads.own, grad_drawn=grads.drawn)
         call.point(grad_anchor_bias=grads.offset, grad_own_bias=grads.own_bias, grad_drawn_bias=grads.drawn_bias)
         if self.anchor.bias is not None and self.asked.bias is not None:
@@ -299,8 +314,8 @@ class _Ask:
 class _Call:
     """A call of the kernel in the making; it keeps what its pointers point to."""
 
-    def __init__(self) -> None:
-        self._arguments = Contrast()
+    def __init__(self, settled: Contrast) -> None:
+        self._arguments = Contrast.from_buffer_copy(settled)
         self._kept: dict[str, Any] = {}
 
     def set(self, **numbers: float) -> None:
@@ -330,6 +345,11 @@ class _Call:
     def __call__(self) -> None:
         if not _there(library()).recokit_contrast(ctypes.byref(self._arguments)):
             raise MemoryError("there is no memory for the scores of a batch; try a smaller batch or fewer negatives")
+
+
+def _picked(of_edges: Tensor, at: Place) -> Tensor:
+    """Return what belongs to the edges at some places; a slice is all of them."""
+    return of_edges if isinstance(at, slice) else of_edges[at]
 
 
 def _check(tensor: Tensor) -> None:
@@ -366,10 +386,11 @@ def update_(
     arguments = Update()
     arguments.table, arguments.state, arguments.dim = table.data_ptr(), state.data_ptr(), table.shape[1]
     arguments.elements, arguments.rate, arguments.max_norm = state.dim() == 2, learning_rate, max_norm
-    arguments.parts, arguments.threads = len(parts), threads
     kept = [(rows.contiguous(), grads.contiguous()) for rows, grads in parts]
     for number, (rows, grads) in enumerate(kept):
         arguments.rows[number], arguments.grads[number] = rows.data_ptr(), grads.data_ptr()
         arguments.counts[number] = len(rows)
+    arguments.parts = len(kept)
+    arguments.threads = threads if sum(arguments.counts) >= _SHARED else 1
     if not _there(library()).recokit_update(ctypes.byref(arguments)):
         raise MemoryError("there is no memory for the rows of a batch; try a smaller batch or fewer negatives")
