@@ -112,7 +112,10 @@ class TrainConfig:
         evaluate_every: Epochs between validations.
         restarts: Train so many times, from seeds one apart, and keep the best on the validation part.
         metric: What a validation looks at: ``"mrr"`` or ``"hits@k"``, filtered, among all entities.
+        init: Vectors start at random, or ``"spectral"``: from the largest eigenvectors of the network's matrix, which
+            know in a part of an epoch's time what random ones learn in many. See pretrain/spectral.py.
         init_scale: Standard deviation of the first vectors' components.
+        init_power: Of the degrees that a spectral start divides edges by; below 0.5 popular entities stay longer.
         relation_init: Relations start as the identity, or at random: normal deviates of ``init_scale``, phases of
             rotations anywhere. Knowledge graphs of many relations prefer the latter.
         engine: ``"native"`` is compiled C++ on the CPU, ``"torch"`` runs everywhere, ``"gpu"`` are Triton kernels for
@@ -161,7 +164,9 @@ class TrainConfig:
     evaluate_every: int = 1
     restarts: int = 1
     metric: str = "mrr"
+    init: Literal["random", "spectral"] = "random"
     init_scale: float = 0.1
+    init_power: float = 0.3
     relation_init: Literal["identity", "random"] = "identity"
     engine: Literal["auto", "native", "gpu", "torch"] = "auto"
     precision: Literal["float32", "auto"] = "float32"
@@ -187,6 +192,7 @@ class TrainConfig:
                 "max_norm",
                 "degree_power",
                 "prevalence_power",
+                "init_power",
                 "warmup",
             ),
             counts=(*_NEGATIVES, "seed", "patience"),
@@ -217,6 +223,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "loss": get_args(LossName),
     "negative_reduction": ("sum", "mean"),
     "optimizer": ("rowwise_adagrad", "adagrad"),
+    "init": ("random", "spectral"),
     "relation_init": ("identity", "random"),
     "schedule": ("constant", "linear", "cosine"),
     "sides": get_args(Sides),

@@ -20,8 +20,10 @@ from pretrain.gpu import Kind, unusable
 from pretrain.movers import Form
 from pretrain.native.bindings import instructions, library
 from pretrain.native.step import NativeStep, uses_bfloat16
+from pretrain.native.step import penalise_ as native_penalise_
 from pretrain.native.step import update_ as native_update_
 from pretrain.optimizer import update_
+from pretrain.regularisers import penalise_
 from pretrain.step import Batch, Gradients, Step
 from recokit.errors import ConfigError
 
@@ -59,6 +61,25 @@ class UpdateOf(Protocol):
         ...
 
 
+class PenaliseOf(Protocol):
+    """Adds what vectors cost by their size; see ``pretrain.regularisers.penalise_``."""
+
+    def __call__(
+        self,
+        table: Tensor,
+        rows: Tensor,
+        weights: Tensor,
+        losses: Tensor,
+        grads: Tensor,
+        *,
+        l2: float,
+        n3: float,
+        complex_numbers: bool,
+    ) -> None:
+        """See ``pretrain.regularisers.penalise_``."""
+        ...
+
+
 @dataclass(frozen=True)
 class Engine:
     """What trains batches.
@@ -69,6 +90,7 @@ class Engine:
         make_step: How relations enter the two questions (for the target, for the source), the settings and the kind of
             the edges to a step.
         update_: Applies what the step returns.
+        penalise_: Adds penalties to it.
         has_threads: Whether it has threads of its own, as many as torch had when it was chosen.
     """
 
@@ -76,6 +98,7 @@ class Engine:
     products: str
     make_step: Callable[[Form, Form, TrainConfig, Kind], StepOf]
     update_: UpdateOf
+    penalise_: PenaliseOf = penalise_
     has_threads: bool = False
 
     @contextmanager
@@ -108,6 +131,7 @@ def choose_engine(config: TrainConfig, device: torch.device) -> Engine:
             f"{products}, {instructions()[0]}",
             functools.partial(_native_step, threads),
             functools.partial(native_update_, threads=threads),
+            functools.partial(native_penalise_, threads=threads),
             has_threads=True,
         )
     if config.engine == "gpu":

@@ -237,6 +237,8 @@ def check_partitioned(relations: Iterable[Relation], config: TrainConfig) -> Non
     for field in _UNSUPPORTED:
         if getattr(config, field):
             raise ConfigError(f"{field} does not go with partitions: it needs the whole graph at once; leave it out")
+    if config.init == "spectral":
+        raise ConfigError('init="spectral" does not go with partitions: it needs the whole graph at once; leave it out')
     if config.restarts > 1:
         raise ConfigError("restarts do not go with partitions: train once")
     check_reach(list(relations), config)

@@ -5,7 +5,7 @@ loss whatever the batch size, and only rows that take part are touched.
 Shapes: B edges, D dimension, P parameters of a relation.
 """
 
-__all__ = ["penalty"]
+__all__ = ["penalise_", "penalty"]
 
 import torch
 from torch import Tensor
@@ -30,3 +30,31 @@ def penalty(vectors: Tensor, weights: Tensor, *, l2: float, n3: float, complex_n
         moduli = torch.cat([moduli, moduli], 1)
     grad = vectors * (2 * l2 + 3 * n3 * moduli)
     return value * weights, grad * weights[:, None]
+
+
+def penalise_(
+    table: Tensor,
+    rows: Tensor,
+    weights: Tensor,
+    losses: Tensor,
+    grads: Tensor,
+    *,
+    l2: float,
+    n3: float,
+    complex_numbers: bool,
+) -> None:
+    """Add the penalties of the ``rows`` (B,) of a table (N, D) to losses (B,) and gradients (B, D) in place.
+
+    Args:
+        table: (N, D).
+        rows: (B,).
+        weights: (B,).
+        losses: (B,), added to.
+        grads: (B, D), added to.
+        l2: See ``penalty``.
+        n3: See ``penalty``.
+        complex_numbers: See ``penalty``.
+    """
+    value, grad = penalty(table[rows], weights, l2=l2, n3=n3, complex_numbers=complex_numbers)
+    losses += value
+    grads += grad

@@ -27,6 +27,7 @@ from pretrain.native.bindings import large_pages
 from pretrain.negatives import KnownPositives, NegativeSampler
 from pretrain.operators import start
 from pretrain.regularisers import penalty
+from pretrain.spectral import Ends, spectral_vectors
 from pretrain.step import Batch, Gradients, Sampled, Step
 from recokit.errors import ConfigError, DataError
 from recokit.table import Operator
@@ -134,6 +135,8 @@ class Run:
                 run.biases[entity] = torch.zeros(len(table), device=device)
                 run.bias_state[entity] = torch.zeros_like(run.biases[entity])
         run.groups = run.make_groups(graph.edges)
+        if config.init == "spectral":
+            run._start_spectral()
         return run
 
     # -- how it starts -----------------------------------------------------------------------------------------------
@@ -298,6 +301,26 @@ class Run:
             penalties = torch.from_numpy((alpha * share * carried[entity]).astype(np.float32))
             self.anchors[entity] = vectors.clone(), penalties.to(self.device)
 
+    def _start_spectral(self) -> None:
+        """Start from vectors that know the network; where they say nothing, the random ones stay."""
+        found = spectral_vectors(
+            {entity: len(vectors) for entity, vectors in self.vectors.items()},
+            [
+                Ends(group.source, group.target, group.sources.cpu(), group.targets.cpu(), group.weights.cpu())
+                for group in self.groups
+            ],
+            self.config.dim,
+            power=self.config.init_power,
+            generator=torch.Generator().manual_seed(seed_of(self.config.seed, 0, 0)),
+        )
+        for entity, vectors in found.items():
+            rows = vectors.square().sum(1).nonzero()[:, 0]
+            known = vectors[rows]
+            # Lengths say how popular an entity is; under a cosine they would only say how fast it learns.
+            among = 1 if self.config.comparator == "cos" else (0, 1)
+            scaled = known * (self.config.init_scale / known.square().mean(among, keepdim=True).sqrt())
+            self.vectors[entity][rows.to(self.device), : vectors.shape[1]] = scaled.to(self.device)
+
     # -- how it goes on ----------------------------------------------------------------------------------------------
 
     def batches(self, *numbers: int) -> list[tuple[Group, Tensor]]:
@@ -383,11 +406,16 @@ class Run:
                 grads[:size] += 2 * factor[rows, None] * moved
             if config.l2 or config.n3:
                 paired = group.operator in ("complex_diagonal", "rotation")
-                value, grad = penalty(
-                    self.vectors[entity][rows], batch.weights, l2=config.l2, n3=config.n3, complex_numbers=paired
+                self.engine.penalise_(
+                    self.vectors[entity],
+                    rows,
+                    batch.weights,
+                    gradients.losses,
+                    grads[:size],
+                    l2=config.l2,
+                    n3=config.n3,
+                    complex_numbers=paired,
                 )
-                gradients.losses.add_(value)
-                grads[:size] += grad
 
     def _penalise_relations(self, group: Group, batch: Batch, gradients: Gradients) -> list[tuple[Tensor, Tensor]]:
         """Add what the relations' parameters cost to the losses; return rows and gradients (U, P)."""

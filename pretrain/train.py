@@ -104,6 +104,8 @@ def train(
     check_alpha(graph, config)
     if previous is None and any(config.alpha.values() if isinstance(config.alpha, Mapping) else (config.alpha,)):
         raise ConfigError("alpha holds vectors near those of a previous model: give previous")
+    if previous is not None and config.init == "spectral":
+        raise ConfigError('init="spectral" starts on axes of its own, not on those of the previous model: leave it out')
     check_reach(graph.relations.values(), config)
     identity = None if checkpoint is None else _identity(graph, config, previous, carry_state, validation)
     models = []

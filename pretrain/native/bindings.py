@@ -3,7 +3,7 @@
 They are built with the package where there is a C++ compiler; without one training takes the same steps in torch.
 """
 
-__all__ = ["Contrast", "Update", "has_bfloat16", "instructions", "large_pages", "library"]
+__all__ = ["Contrast", "Penalty", "Update", "has_bfloat16", "instructions", "large_pages", "library"]
 
 import ctypes
 import functools
@@ -58,6 +58,22 @@ class Update(ctypes.Structure):
     ]
 
 
+class Penalty(ctypes.Structure):
+    """``struct Penalty`` of kernels.hpp."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("table", "rows", "weights")),
+        ("size", _INT),
+        ("dim", _INT),
+        ("l2", _FLOAT),
+        ("n3", _FLOAT),
+        ("complex_numbers", _INT),
+        ("losses", _POINTER),
+        ("grads", _POINTER),
+        ("threads", _INT),
+    ]
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Return the compiled kernels; None where they were not built, or for another release."""
@@ -66,7 +82,9 @@ def library() -> ctypes.CDLL | None:
         if path.is_file():
             try:
                 found = ctypes.CDLL(str(path))
-                agrees = found.recokit_sizes() == ctypes.sizeof(Contrast) * 1000 + ctypes.sizeof(Update)
+                contrast, update, penalty = map(ctypes.sizeof, (Contrast, Update, Penalty))
+                found.recokit_sizes.restype = _INT
+                agrees = found.recokit_sizes() == (contrast * 1000 + update) * 1000 + penalty
             except (OSError, AttributeError):
                 return None
             if not agrees:
@@ -74,6 +92,7 @@ def library() -> ctypes.CDLL | None:
             found.recokit_instructions.restype = ctypes.c_char_p
             found.recokit_large_pages.argtypes = [_POINTER, ctypes.c_size_t]
             found.recokit_large_pages.restype = None
+            found.recokit_penalise.restype = None
             for name in ("recokit_contrast", "recokit_update", "recokit_choose", "recokit_has_half"):
                 getattr(found, name).restype = _INT
             return found

@@ -904,6 +904,38 @@ void update(const Update &u, char *piece, int64_t thread) {
     }
 }
 
+// Every thread has a run of the edges.
+void penalise(const Penalty &p, int64_t thread) {
+    constexpr int64_t CHUNK = 64, AHEAD = 4;
+    const int64_t D = p.dim, numbers = p.complex_numbers ? D / 2 : D;
+    const int64_t end = p.size * (thread + 1) / p.threads;
+    for (int64_t i = p.size * thread / p.threads; i < end; i++) {
+        if (i + AHEAD < end) fetch(p.table + p.rows[i + AHEAD] * D, D);
+        const float *v = p.table + p.rows[i] * D, weight = p.weights[i];
+        float *g = p.grads + i * D;
+        Vector squares{}, cubes{};
+        for (int64_t from = 0; from < numbers; from += CHUNK) {
+            const int64_t n = smaller(CHUNK, numbers - from);
+            const float *real = v + from, *imaginary = real + numbers;
+            float square[CHUNK] = {}, modulus[CHUNK];
+            for (int64_t k = 0; k < n; k++) square[k] = real[k] * real[k];
+            if (p.complex_numbers)
+                for (int64_t k = 0; k < n; k++) square[k] += imaginary[k] * imaginary[k];
+            for (int64_t k = 0; k < CHUNK; k++) modulus[k] = sqrtf(square[k]);
+            for (int64_t k = 0; k < CHUNK; k += W) {
+                squares += load(square + k);
+                cubes += load(square + k) * load(modulus + k);
+            }
+            for (int64_t k = 0; k < n; k++) {
+                const float factor = weight * (2 * p.l2 + 3 * p.n3 * modulus[k]);
+                g[from + k] += factor * real[k];
+                if (p.complex_numbers) g[numbers + from + k] += factor * imaginary[k];
+            }
+        }
+        p.losses[i] += weight * (p.l2 * sum(squares) + p.n3 * sum(cubes));
+    }
+}
+
 bool supports(bool half) {
 #if defined(HALF)
     (void)half;
@@ -917,4 +949,4 @@ bool supports(bool half) {
 
 extern const Kernels JOIN(kernels_, ISA);
 const Kernels JOIN(kernels_, ISA) = {NAME(ISA), supports, shared_bytes, piece_bytes, lay_out, prepare,
-                                     edges,     finish,   conclude,     update_bytes, update};
+                                     edges,     finish,   conclude,     update_bytes, update, penalise};

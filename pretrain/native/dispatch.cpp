@@ -191,7 +191,9 @@ size_t rounded(size_t n) { return (n + 4095) / 4096 * 4096; }
 }  // namespace
 
 // The sizes of the structures, so that Python can see that both sides agree on them.
-EXPORTED int64_t recokit_sizes() { return int64_t(sizeof(Contrast)) * 1000 + int64_t(sizeof(Update)); }
+EXPORTED int64_t recokit_sizes() {
+    return (int64_t(sizeof(Contrast)) * 1000 + int64_t(sizeof(Update))) * 1000 + int64_t(sizeof(Penalty));
+}
 
 // The names of the instruction sets that this machine has, from the best; null after the last.
 EXPORTED const char *recokit_instructions(int64_t number) {
@@ -231,6 +233,12 @@ EXPORTED int64_t recokit_update(const Update *update) {
     if (!base) return 0;
     on_threads(u.threads, [&](int64_t thread) { k.update(u, base + size_t(thread) * piece, thread); });
     return 1;
+}
+
+EXPORTED void recokit_penalise(const Penalty *penalty) {
+    const Penalty &p = *penalty;
+    const Kernels &k = kernels();
+    on_threads(p.threads, [&](int64_t thread) { k.penalise(p, thread); });
 }
 
 // Ask for large pages where the system lends them: rows that lie anywhere in gigabytes then cost fewer page walks.

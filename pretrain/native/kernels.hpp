@@ -76,6 +76,19 @@ struct Update {
     int64_t threads;
 };
 
+// What vectors cost by their size: weight * (l2 * |v|² + n3 * sum |v_i|³), added to losses and gradients.
+struct Penalty {
+    const float *table;      // (V, D)
+    const int64_t *rows;     // (B,)
+    const float *weights;    // (B,)
+    int64_t size, dim;       // B, D
+    float l2, n3;
+    int64_t complex_numbers;  // cubes are those of the moduli of (v[d], v[D / 2 + d])
+    float *losses;            // (B,)
+    float *grads;             // (B, D)
+    int64_t threads;
+};
+
 // Memory of a call; `pieces` of each thread lie beside each other, so that no cache line is shared.
 struct Work {
     float *panels, *rows;            // prepared negatives in the order of either product
@@ -98,4 +111,5 @@ struct Kernels {
     void (*conclude)(const Contrast &, const Work &);
     size_t (*update_bytes)(const Update &);
     void (*update)(const Update &, char *piece, int64_t thread);
+    void (*penalise)(const Penalty &, int64_t thread);
 };

@@ -5,7 +5,7 @@ is done in torch before and after.
 Shapes: B edges, N negatives a side, D dimension, U relations of the batch, P parameters of a relation.
 """
 
-__all__ = ["NativeStep", "update_", "uses_bfloat16"]
+__all__ = ["NativeStep", "penalise_", "update_", "uses_bfloat16"]
 
 import ctypes
 import functools
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pretrain.config import TrainConfig
 from pretrain.movers import Form, Moved, Mover, Offset
-from pretrain.native.bindings import Contrast, Update, has_bfloat16, library
+from pretrain.native.bindings import Contrast, Penalty, Update, has_bfloat16, library
 from pretrain.step import Batch, Gradients, Place, Sampled, distinct, joined, parts
 
 _OPERATORS = {"identity": 0, "translation": 1, "diagonal": 2, "complex_diagonal": 3, "rotation": 3}
@@ -394,3 +394,41 @@ def update_(
     arguments.threads = threads if sum(arguments.counts) >= _SHARED else 1
     if not _there(library()).recokit_update(ctypes.byref(arguments)):
         raise MemoryError("there is no memory for the rows of a batch; try a smaller batch or fewer negatives")
+
+
+def penalise_(
+    table: Tensor,
+    rows: Tensor,
+    weights: Tensor,
+    losses: Tensor,
+    grads: Tensor,
+    *,
+    l2: float,
+    n3: float,
+    complex_numbers: bool,
+    threads: int = 1,
+) -> None:
+    """Add what the vectors of a batch cost by their size; see ``pretrain.regularisers.penalise_``."""
+    for tensor in (table, weights, losses, grads):
+        _check(tensor)
+    for tensor in (losses, grads):
+        if not tensor.is_contiguous():
+            raise TypeError("losses and gradients are added to in place and have to be contiguous")
+    table, rows, weights = table.contiguous(), rows.contiguous(), weights.contiguous()
+    _there(library()).recokit_penalise(
+        ctypes.byref(
+            Penalty(
+                table=table.data_ptr(),
+                rows=rows.data_ptr(),
+                weights=weights.data_ptr(),
+                size=len(rows),
+                dim=table.shape[1],
+                l2=l2,
+                n3=n3,
+                complex_numbers=complex_numbers,
+                losses=losses.data_ptr(),
+                grads=grads.data_ptr(),
+                threads=threads,
+            )
+        )
+    )

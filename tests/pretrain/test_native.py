@@ -16,9 +16,10 @@ from pretrain.comparators import COMPARATORS
 from pretrain.config import TrainConfig
 from pretrain.movers import forms
 from pretrain.native import bindings as native
-from pretrain.native.step import NativeStep, update_
+from pretrain.native.step import NativeStep, penalise_, update_
 from pretrain.operators import OPERATORS
 from pretrain.optimizer import adagrad_, row_adagrad_
+from pretrain.regularisers import penalise_ as in_torch
 from pretrain.step import Batch, Gradients, Sampled, Step
 from recokit.table import num_parameters
 
@@ -247,6 +248,42 @@ def test_the_optimizer_gives_the_same_bytes_on_any_number_of_threads(threads, in
     update_(table, state, [(rows, grads)], 0.1, threads=threads)
     assert torch.equal(table, alone[0])
     assert torch.equal(state, alone[1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 70), st.booleans(), st.integers(0, 20), st.sampled_from([0.0, 0.3]), st.sampled_from([0.0, 0.7]),
+    st.integers(1, 3), st.integers(0, 10**6),
+)  # fmt: skip
+def test_penalties_agree_with_torch(half, complex_numbers, size, l2, n3, used, seed):
+    draw = torch.Generator().manual_seed(seed)
+    table, dim = torch.randn(30, 2 * half, generator=draw), 2 * half
+    rows, weights = torch.randint(30, (size,), generator=draw), torch.rand(size, generator=draw)
+    losses, grads = torch.randn(size, generator=draw), torch.randn(size, dim, generator=draw)
+    wanted = losses.double(), grads.double()
+    factors = {"l2": l2, "n3": n3, "complex_numbers": complex_numbers}
+    in_torch(table.double(), rows, weights.double(), *wanted, **factors)
+    alone = losses.clone(), grads.clone()
+    penalise_(table, rows, weights, *alone, **factors)
+    penalise_(table, rows, weights, losses, grads, **factors, threads=used)
+    assert torch.equal(losses, alone[0])
+    assert torch.equal(grads, alone[1])
+    np.testing.assert_allclose(losses, wanted[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(grads, wanted[1], rtol=1e-5, atol=1e-5)
+
+
+def test_penalties_by_hand(instructions):
+    table, losses = torch.tensor([[9.0, 9.0], [3.0, -4.0]]), torch.ones(1)
+    call = {"table": table, "rows": torch.tensor([1]), "weights": torch.tensor([0.5]), "losses": losses}
+    grads = torch.tensor([[1.0, 0.0]])
+    penalise_(**call, grads=grads, l2=2.0, n3=0.0, complex_numbers=False)
+    assert (losses.tolist(), grads.tolist()) == ([1 + 0.5 * 2 * 25], [[1 + 0.5 * 2 * 2 * 3, -8.0]])
+    grads.zero_(), losses.zero_()
+    penalise_(**call, grads=grads, l2=0.0, n3=1.0, complex_numbers=False)
+    assert (losses.tolist(), grads.tolist()) == ([0.5 * (27 + 64)], [[0.5 * 27, -0.5 * 48]])
+    grads.zero_(), losses.zero_()
+    penalise_(**call, grads=grads, l2=0.0, n3=1.0, complex_numbers=True)  # 3 - 4i
+    assert (losses.tolist(), grads.tolist()) == ([0.5 * 125], [[0.5 * 3 * 5 * 3, -0.5 * 3 * 5 * 4]])
 
 
 def test_a_child_of_a_fork_has_threads_of_its_own():
