@@ -417,10 +417,11 @@ def show(curve: Mapping[str, Any]) -> None:
     for name, figures in curve.get("agreement", {}).items():
         print(f"{name}: " + ", ".join(f"{key} {value:.6f}" for key, value in figures.items()))
     for peer, figures in curve["against"].items():
+        nearly = figures["time_ratio_to_99_percent"]
         print(
             f"to {peer}'s best ({figures['best']['valid']:.4f} on the validation part): "
-            f"{said(figures['our_seconds'], figures['seconds'])}; to 99 % of it: ratio "
-            f"{figures['time_ratio_to_99_percent']}"
+            f"{said(figures['our_seconds'], figures['seconds'])}; to 99 % of it: "
+            + ("never" if nearly is None else f"ratio {nearly:.3f}")
         )
 
 
