@@ -49,6 +49,9 @@ def spectral_vectors(
         power: Of the degrees that edges are divided by, p.
         generator: Of the random vectors that it begins with.
     """
+    edges = [of for of in edges if len(of.weights)]
+    if not edges:
+        return {entity: torch.zeros(size, 0) for entity, size in sizes.items()}
     matrix = _normalised(sizes, edges, power)
     total = matrix.shape[0]
     found = _orthonormal(torch.randn(total, min(dim + _MORE, total), generator=generator))

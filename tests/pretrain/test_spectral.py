@@ -11,7 +11,7 @@ from pretrain import Graph, Relation, TrainConfig, train, train_partitioned
 from pretrain.preparation import prepare
 from pretrain.run import Run
 from pretrain.spectral import Ends, spectral_vectors
-from recokit.errors import ConfigError
+from recokit.errors import ConfigError, DataError
 
 
 def ends(source, target, pairs, weights=None):
@@ -71,6 +71,15 @@ def test_one_edge_has_one_direction():
     assert vectors.shape == (3, 1)  # eigenvalues 4 / (4^.25 * 4^.25) = 2, -2 and 0
     np.testing.assert_allclose(np.abs(vectors[:, 0]), [0.0, 1.0, 1.0], atol=1e-6)
     assert vectors[1, 0] * vectors[2, 0] > 0
+
+
+def test_without_edges_there_are_no_columns():
+    nothing = Ends("a", "b", *torch.empty(3, 0, dtype=torch.int64))
+    for edges in ([], [nothing]):
+        assert found({"a": 2, "b": 1}, edges, 8, 0.3).shape == (3, 0)
+    frame = FRAME.assign(weight=0.0)
+    with pytest.raises(DataError, match="every edge of the graph has the weight 0"):
+        train(Graph.from_frames({"likes": frame}, [Relation("likes", "user", "item")]), CONFIG)
 
 
 def test_a_seed_repeats_the_bytes_and_another_one_the_products():
