@@ -23,7 +23,7 @@ from pretrain.native.step import NativeStep, uses_bfloat16
 from pretrain.native.step import penalise_ as native_penalise_
 from pretrain.native.step import update_ as native_update_
 from pretrain.optimizer import update_
-from pretrain.regularisers import penalise_
+from pretrain.regularisers import Factors, penalise_
 from pretrain.step import Batch, Gradients, Step
 from recokit.errors import ConfigError
 
@@ -61,25 +61,6 @@ class UpdateOf(Protocol):
         ...
 
 
-class PenaliseOf(Protocol):
-    """Adds what vectors cost by their size; see ``pretrain.regularisers.penalise_``."""
-
-    def __call__(
-        self,
-        table: Tensor,
-        rows: Tensor,
-        weights: Tensor,
-        losses: Tensor,
-        grads: Tensor,
-        *,
-        l2: float,
-        n3: float,
-        complex_numbers: bool,
-    ) -> None:
-        """See ``pretrain.regularisers.penalise_``."""
-        ...
-
-
 @dataclass(frozen=True)
 class Engine:
     """What trains batches.
@@ -90,7 +71,7 @@ class Engine:
         make_step: How relations enter the two questions (for the target, for the source), the settings and the kind of
             the edges to a step.
         update_: Applies what the step returns.
-        penalise_: Adds penalties to it.
+        penalise_: Adds penalties to it; see ``pretrain.regularisers.penalise_``.
         has_threads: Whether it has threads of its own, as many as torch had when it was chosen.
     """
 
@@ -98,7 +79,7 @@ class Engine:
     products: str
     make_step: Callable[[Form, Form, TrainConfig, Kind], StepOf]
     update_: UpdateOf
-    penalise_: PenaliseOf = penalise_
+    penalise_: Callable[[Tensor, Tensor, Tensor, tuple[Tensor, Tensor], Factors], None] = penalise_
     has_threads: bool = False
 
     @contextmanager

@@ -8,7 +8,7 @@ everything alike gains nothing; a score that is not a number takes the last one.
 Shapes: Q questions, E edges.
 """
 
-__all__ = ["SIDES", "Evaluation", "check_cuts", "evaluate", "measured", "ranks_frame", "said_of_filter"]
+__all__ = ["SIDES", "Evaluation", "check_cuts", "evaluate", "ranks_frame", "said_of_filter"]
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,6 +45,16 @@ class Evaluation:
 
     results: tuple[dict[str, Any], ...]
     ranks: pd.DataFrame
+
+    @classmethod
+    def of(cls, ranks: pd.DataFrame, *, name: str, k: Sequence[int], protocol: Mapping[str, Any]) -> "Evaluation":
+        """Measure ranks, with hits at each ``k``, under a name and a protocol."""
+        results = [
+            {"name": name, "metric": metric, "value": value, "n": n, "group": group, "protocol": protocol}
+            for group, n, metrics in _measured(ranks, k)
+            for metric, value in metrics.items()
+        ]
+        return cls(tuple(results), ranks)
 
     def value(self, metric: str, relation: str | None = None, *, group: str | None = None) -> float:
         """Return one metric, over all questions, of one relation, or of one group of ``results``."""
@@ -174,12 +184,7 @@ def evaluate(
         "unseen": "{} ({} edges with an end never trained, {} with one not in the model)".format(unseen, *lacking),
         "questions": len(asked),
     }
-    results = [
-        {"name": name, "metric": metric, "value": value, "n": n, "group": group, "protocol": protocol}
-        for group, n, metrics in measured(asked, k)
-        for metric, value in metrics.items()
-    ]
-    return Evaluation(tuple(results), asked)
+    return Evaluation.of(asked, name=name, k=k, protocol=protocol)
 
 
 def check_cuts(k: Sequence[int]) -> None:
@@ -245,7 +250,7 @@ def said_of_filter(num_known: int) -> str:
     return f"true answers of {num_known} known graph(s) and of the held-out one" if num_known else "held out only"
 
 
-def measured(asked: pd.DataFrame, k: Sequence[int]) -> Iterator[tuple[str | None, int, dict[str, float]]]:
+def _measured(asked: pd.DataFrame, k: Sequence[int]) -> Iterator[tuple[str | None, int, dict[str, float]]]:
     """Name, number and metrics of every group of questions."""
     yield None, len(asked), _metrics(asked, k)
     relations = {str(name): (len(part), _metrics(part, k)) for name, part in asked.groupby("relation", sort=False)}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pretrain.config import Side, Sides, check_choice
 from pretrain.edges import Edges
-from pretrain.evaluate import SIDES, Evaluation, check_cuts, measured, ranks_frame, said_of_filter
+from pretrain.evaluate import SIDES, Evaluation, check_cuts, ranks_frame, said_of_filter
 from pretrain.model import Model, Question
 from pretrain.partitioned import PartitionedModel
 from pretrain.partitioned_export import walk_edges
@@ -111,12 +111,7 @@ def evaluate_partitioned(
         **({} if questions is None else {"edges": f"at most {questions:,} of a relation, drawn with seed {seed}"}),
         "questions": len(asked),
     }
-    results = [
-        {"name": name, "metric": metric, "value": value, "n": n, "group": group, "protocol": protocol}
-        for group, n, metrics in measured(asked, k)
-        for metric, value in metrics.items()
-    ]
-    return Evaluation(tuple(results), asked)
+    return Evaluation.of(asked, name=name, k=k, protocol=protocol)
 
 
 def _rows(prepared: PreparedGraph, relation: str, edges: Edges) -> Rows:

@@ -5,10 +5,20 @@ loss whatever the batch size, and only rows that take part are touched.
 Shapes: B edges, D dimension, P parameters of a relation.
 """
 
-__all__ = ["penalise_", "penalty"]
+__all__ = ["Factors", "penalise_", "penalty"]
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Factors(NamedTuple):
+    """What a penalty is made of; see ``penalty``."""
+
+    l2: float
+    n3: float
+    complex_numbers: bool
 
 
 def penalty(vectors: Tensor, weights: Tensor, *, l2: float, n3: float, complex_numbers: bool) -> tuple[Tensor, Tensor]:
@@ -32,29 +42,17 @@ def penalty(vectors: Tensor, weights: Tensor, *, l2: float, n3: float, complex_n
     return value * weights, grad * weights[:, None]
 
 
-def penalise_(
-    table: Tensor,
-    rows: Tensor,
-    weights: Tensor,
-    losses: Tensor,
-    grads: Tensor,
-    *,
-    l2: float,
-    n3: float,
-    complex_numbers: bool,
-) -> None:
-    """Add the penalties of the ``rows`` (B,) of a table (N, D) to losses (B,) and gradients (B, D) in place.
+def penalise_(table: Tensor, rows: Tensor, weights: Tensor, totals: tuple[Tensor, Tensor], factors: Factors) -> None:
+    """Add the penalties of the ``rows`` (B,) of a table (N, D) in place.
 
     Args:
         table: (N, D).
         rows: (B,).
         weights: (B,).
-        losses: (B,), added to.
-        grads: (B, D), added to.
-        l2: See ``penalty``.
-        n3: See ``penalty``.
-        complex_numbers: See ``penalty``.
+        totals: Losses (B,) and gradients (B, D), added to.
+        factors: See ``penalty``.
     """
-    value, grad = penalty(table[rows], weights, l2=l2, n3=n3, complex_numbers=complex_numbers)
+    value, grad = penalty(table[rows], weights, **factors._asdict())
+    losses, grads = totals
     losses += value
     grads += grad

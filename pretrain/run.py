@@ -26,7 +26,7 @@ from pretrain.movers import Form, forms
 from pretrain.native.bindings import large_pages
 from pretrain.negatives import KnownPositives, NegativeSampler
 from pretrain.operators import start
-from pretrain.regularisers import penalty
+from pretrain.regularisers import Factors, penalty
 from pretrain.spectral import Ends, spectral_vectors
 from pretrain.step import Batch, Gradients, Sampled, Step
 from recokit.errors import ConfigError, DataError
@@ -395,6 +395,7 @@ class Run:
     def _penalise_ends(self, group: Group, batch: Batch, gradients: Gradients) -> None:
         """Add what the vectors of the edges' ends cost to losses and gradients."""
         config, size = self.config, len(batch.sources)
+        factors = Factors(config.l2, config.n3, group.operator in ("complex_diagonal", "rotation"))
         for entity, rows, grads in (
             (group.source, batch.sources, gradients.source_grads),
             (group.target, batch.targets, gradients.target_grads),
@@ -405,16 +406,8 @@ class Run:
                 gradients.losses.add_(factor[rows] * moved.square().sum(1))
                 grads[:size] += 2 * factor[rows, None] * moved
             if config.l2 or config.n3:
-                paired = group.operator in ("complex_diagonal", "rotation")
                 self.engine.penalise_(
-                    self.vectors[entity],
-                    rows,
-                    batch.weights,
-                    gradients.losses,
-                    grads[:size],
-                    l2=config.l2,
-                    n3=config.n3,
-                    complex_numbers=paired,
+                    self.vectors[entity], rows, batch.weights, (gradients.losses, grads[:size]), factors
                 )
 
     def _penalise_relations(self, group: Group, batch: Batch, gradients: Gradients) -> list[tuple[Tensor, Tensor]]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from pretrain.config import TrainConfig
 from pretrain.movers import Form, Moved, Mover, Offset
 from pretrain.native.bindings import Contrast, Penalty, Update, has_bfloat16, library
+from pretrain.regularisers import Factors
 from pretrain.step import Batch, Gradients, Place, Sampled, distinct, joined, parts
 
 _OPERATORS = {"identity": 0, "translation": 1, "diagonal": 2, "complex_diagonal": 3, "rotation": 3}
@@ -400,18 +401,16 @@ def penalise_(
     table: Tensor,
     rows: Tensor,
     weights: Tensor,
-    losses: Tensor,
-    grads: Tensor,
+    totals: tuple[Tensor, Tensor],
+    factors: Factors,
     *,
-    l2: float,
-    n3: float,
-    complex_numbers: bool,
     threads: int = 1,
 ) -> None:
     """Add what the vectors of a batch cost by their size; see ``pretrain.regularisers.penalise_``."""
-    for tensor in (table, weights, losses, grads):
+    losses, grads = totals
+    for tensor in (table, weights, *totals):
         _check(tensor)
-    for tensor in (losses, grads):
+    for tensor in totals:
         if not tensor.is_contiguous():
             raise TypeError("losses and gradients are added to in place and have to be contiguous")
     table, rows, weights = table.contiguous(), rows.contiguous(), weights.contiguous()
@@ -423,9 +422,7 @@ def penalise_(
                 weights=weights.data_ptr(),
                 size=len(rows),
                 dim=table.shape[1],
-                l2=l2,
-                n3=n3,
-                complex_numbers=complex_numbers,
+                **factors._asdict(),
                 losses=losses.data_ptr(),
                 grads=grads.data_ptr(),
                 threads=threads,

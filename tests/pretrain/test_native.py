@@ -16,14 +16,16 @@ from pretrain.comparators import COMPARATORS
 from pretrain.config import TrainConfig
 from pretrain.movers import forms
 from pretrain.native import bindings as native
+from pretrain.native.bindings import library
 from pretrain.native.step import NativeStep, penalise_, update_
 from pretrain.operators import OPERATORS
 from pretrain.optimizer import adagrad_, row_adagrad_
+from pretrain.regularisers import Factors
 from pretrain.regularisers import penalise_ as in_torch
 from pretrain.step import Batch, Gradients, Sampled, Step
 from recokit.table import num_parameters
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason="the kernels were not built: no C++ compiler")
+pytestmark = pytest.mark.skipif(library() is None, reason="the kernels were not built: no C++ compiler")
 
 LOSSES = {
     "softmax": {},
@@ -40,10 +42,10 @@ FIELDS = ("losses", "source_grads", "target_grads", "relation_grads", "source_bi
 @pytest.fixture(params=native.instructions())
 def instructions(request):
     """Each instruction set that this machine has."""
-    library = native.library()
-    assert library.recokit_choose(ctypes.c_int64(native.instructions().index(request.param)))
+    loaded = library()
+    assert loaded.recokit_choose(ctypes.c_int64(native.instructions().index(request.param)))
     yield request.param
-    library.recokit_choose(ctypes.c_int64(0))
+    loaded.recokit_choose(ctypes.c_int64(0))
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -138,16 +140,16 @@ def test_kernels_agree_with_torch_in_float64(operator, comparator, loss):
     st.integers(0, 10**6),
 )
 def test_kernels_agree_in_every_shape(dim, size, negatives, comparator, loss, operator, seed):
-    library = native.library()
+    loaded = library()
     try:
         for number in range(len(native.instructions())):
-            library.recokit_choose(ctypes.c_int64(number))
+            loaded.recokit_choose(ctypes.c_int64(number))
             config = config_of(operator, comparator, loss, dim=dim, temperature=0.8)
             plain, ours = steps(config, "source")
             given_ = problem(config, size=size, negatives=negatives, seed=seed, log_q=False)
             assert_agree(run(ours, given_, torch.float32), run(plain, given_, torch.float64), 1e-4)
     finally:
-        library.recokit_choose(ctypes.c_int64(0))
+        loaded.recokit_choose(ctypes.c_int64(0))
 
 
 def test_any_number_of_threads_gives_the_same_to_rounding_and_twice_the_same_bytes(threads, instructions):
@@ -261,11 +263,11 @@ def test_penalties_agree_with_torch(half, complex_numbers, size, l2, n3, used, s
     rows, weights = torch.randint(30, (size,), generator=draw), torch.rand(size, generator=draw)
     losses, grads = torch.randn(size, generator=draw), torch.randn(size, dim, generator=draw)
     wanted = losses.double(), grads.double()
-    factors = {"l2": l2, "n3": n3, "complex_numbers": complex_numbers}
-    in_torch(table.double(), rows, weights.double(), *wanted, **factors)
+    factors = Factors(l2, n3, complex_numbers)
+    in_torch(table.double(), rows, weights.double(), wanted, factors)
     alone = losses.clone(), grads.clone()
-    penalise_(table, rows, weights, *alone, **factors)
-    penalise_(table, rows, weights, losses, grads, **factors, threads=used)
+    penalise_(table, rows, weights, alone, factors)
+    penalise_(table, rows, weights, (losses, grads), factors, threads=used)
     assert torch.equal(losses, alone[0])
     assert torch.equal(grads, alone[1])
     np.testing.assert_allclose(losses, wanted[0], rtol=1e-5, atol=1e-5)
@@ -274,15 +276,15 @@ def test_penalties_agree_with_torch(half, complex_numbers, size, l2, n3, used, s
 
 def test_penalties_by_hand(instructions):
     table, losses = torch.tensor([[9.0, 9.0], [3.0, -4.0]]), torch.ones(1)
-    call = {"table": table, "rows": torch.tensor([1]), "weights": torch.tensor([0.5]), "losses": losses}
+    call = {"table": table, "rows": torch.tensor([1]), "weights": torch.tensor([0.5])}
     grads = torch.tensor([[1.0, 0.0]])
-    penalise_(**call, grads=grads, l2=2.0, n3=0.0, complex_numbers=False)
+    penalise_(**call, totals=(losses, grads), factors=Factors(l2=2.0, n3=0.0, complex_numbers=False))
     assert (losses.tolist(), grads.tolist()) == ([1 + 0.5 * 2 * 25], [[1 + 0.5 * 2 * 2 * 3, -8.0]])
     grads.zero_(), losses.zero_()
-    penalise_(**call, grads=grads, l2=0.0, n3=1.0, complex_numbers=False)
+    penalise_(**call, totals=(losses, grads), factors=Factors(l2=0.0, n3=1.0, complex_numbers=False))
     assert (losses.tolist(), grads.tolist()) == ([0.5 * (27 + 64)], [[0.5 * 27, -0.5 * 48]])
     grads.zero_(), losses.zero_()
-    penalise_(**call, grads=grads, l2=0.0, n3=1.0, complex_numbers=True)  # 3 - 4i
+    penalise_(**call, totals=(losses, grads), factors=Factors(l2=0.0, n3=1.0, complex_numbers=True))  # 3 - 4i
     assert (losses.tolist(), grads.tolist()) == ([0.5 * 125], [[0.5 * 3 * 5 * 3, -0.5 * 3 * 5 * 4]])
 
 
@@ -290,10 +292,10 @@ def test_a_child_of_a_fork_has_threads_of_its_own():
     table, state, rows, grads = torch.ones(4, 3), torch.zeros(4), torch.tensor([0, 1, 2]), torch.ones(3, 3)
     call = native.Update(table=table.data_ptr(), state=state.data_ptr(), dim=3, rate=0.5, parts=1, threads=3)
     call.rows[0], call.grads[0], call.counts[0] = rows.data_ptr(), grads.data_ptr(), 3
-    library = native.library()
-    assert library.recokit_update(ctypes.byref(call))
+    loaded = library()
+    assert loaded.recokit_update(ctypes.byref(call))
     if (child := os.fork()) == 0:  # torch itself does not bear a fork, so the child does without it
-        os._exit(7 if library.recokit_update(ctypes.byref(call)) else 1)
+        os._exit(7 if loaded.recokit_update(ctypes.byref(call)) else 1)
     deadline = time.monotonic() + 20
     while (found := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
         time.sleep(0.01)

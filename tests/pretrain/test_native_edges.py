@@ -19,12 +19,13 @@ from test_native import (
 )
 
 from pretrain.native import bindings as native
+from pretrain.native.bindings import library
 from pretrain.native.step import update_
 from pretrain.step import Batch, Sampled
 
 __all__ = ["instructions", "threads"]  # fixtures
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason="the kernels were not built: no C++ compiler")
+pytestmark = pytest.mark.skipif(library() is None, reason="the kernels were not built: no C++ compiler")
 
 
 def asked(config, own, drawn, *, anchor=None, number=0):
@@ -229,6 +230,7 @@ def test_where_the_system_gives_no_more_threads_fewer_do_the_work():
 FORK = """
 import ctypes, os, threading, time, torch
 from pretrain.native import bindings as native
+from pretrain.native.bindings import library
 from pretrain.native.step import update_
 rows, grads = torch.arange(20000), torch.ones(20000, 64)
 table, state = torch.zeros(20000, 64), torch.zeros(20000)
@@ -244,7 +246,7 @@ time.sleep(0.1)
 left = []
 for _ in range(20):
     if (child := os.fork()) == 0:
-        os._exit(7 if native.library().recokit_update(ctypes.byref(call)) else 1)
+        os._exit(7 if library().recokit_update(ctypes.byref(call)) else 1)
     left.append(child)
 deadline = time.monotonic() + 20
 while left and time.monotonic() < deadline:
