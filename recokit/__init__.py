@@ -14,6 +14,7 @@ __all__ = [
     "FeatureSpec",
     "HNSWIndex",
     "LeakWarning",
+    "Mixture",
     "Pretrained",
     "RecokitError",
     "RelationParameters",
@@ -39,4 +40,12 @@ from recokit.index import ExactIndex, FaissIndex, HNSWIndex, load_index
 from recokit.inductive import inductive_vectors
 from recokit.overlap import LeakWarning
 from recokit.report import Report
-from recokit.table import EmbeddingStore, EmbeddingTable, RelationParameters, Version, open_version, write_version
+from recokit.table import (
+    EmbeddingStore,
+    EmbeddingTable,
+    Mixture,
+    RelationParameters,
+    Version,
+    open_version,
+    write_version,
+)

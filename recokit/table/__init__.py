@@ -6,6 +6,7 @@ __all__ = [
     "EmbeddingTable",
     "IdType",
     "Ids",
+    "Mixture",
     "Operator",
     "RelationParameters",
     "TableEntry",
@@ -18,6 +19,7 @@ __all__ = [
 ]
 
 from recokit.table.ids import Ids, IdType, id_array
+from recokit.table.mixtures import Mixture
 from recokit.table.relations import Operator, RelationParameters, num_parameters
 from recokit.table.store import EmbeddingStore
 from recokit.table.vectors import Comparator, EmbeddingTable

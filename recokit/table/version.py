@@ -46,6 +46,7 @@ from recokit.table.folder import (
     write_json,
     write_npy,
 )
+from recokit.table.mixtures import Mixture
 from recokit.table.relations import RelationParameters, Side, read_relations, write_relations
 from recokit.table.vectors import EmbeddingTable
 
@@ -118,17 +119,30 @@ class Version:
     _has_relations: bool = False
     _state_names: tuple[str, ...] = ()
     _opened: dict[str, EmbeddingTable] = field(default_factory=dict, repr=False, compare=False)
+    _mixtures: dict[str, Mixture] = field(default_factory=dict, repr=False, compare=False)
 
     def table(self, name: str) -> EmbeddingTable:
         """Open the table ``name``, of kind ``"vectors"``, memory-mapped; asked again, the same object."""
-        if name not in self.tables:
-            raise ConfigError(f"version {self.name!r} has no table {name!r}; {closest(name, self.tables)}")
-        entry = self.tables[name]
-        if entry.kind != "vectors":
-            raise ConfigError(f"table {name!r} of version {self.name!r} is of kind {entry.kind!r}, expected 'vectors'")
+        entry = self._entry(name, "vectors")
         if name not in self._opened:
             self._opened[name] = EmbeddingTable.load(entry.path)
         return self._opened[name]
+
+    def mixture(self, name: str) -> Mixture:
+        """Open the table ``name``, of kind ``"mixture"``, memory-mapped; asked again, the same object."""
+        entry = self._entry(name, "mixture")
+        if name not in self._mixtures:
+            shared = entry.components if entry.components in self.tables else None
+            self._mixtures[name] = Mixture.load(entry.path, components=None if shared is None else self.table(shared))
+        return self._mixtures[name]
+
+    def _entry(self, name: str, kind: str) -> TableEntry:
+        if name not in self.tables:
+            raise ConfigError(f"version {self.name!r} has no table {name!r}; {closest(name, self.tables)}")
+        entry = self.tables[name]
+        if entry.kind != kind:
+            raise ConfigError(f"table {name!r} of version {self.name!r} is of kind {entry.kind!r}, expected {kind!r}")
+        return entry
 
     def table_of(self, relation: str, side: Side) -> str | None:
         """Return the name of the table of a relation's sources or targets, of its own network; None if there is none.
@@ -220,8 +234,9 @@ def write_version(
     with new_folder(target) as folder:
         entries: list[dict[str, Any]] = []
         files: dict[str, FileEntry] = {}
+        for name in sorted(tables, key=lambda each: tables[each].kind == "mixture"):
+            tables[name].save(folder / name)  # mixtures last: they refer to tables that are there
         for name, table in tables.items():
-            table.save(folder / name)
             path_in = folder / name / "table.json"
             manifest = read_json(path_in)
             # The table hashed its files when it wrote them.
