@@ -22,7 +22,7 @@ from pretrain.networks import train_networks
 from pretrain.progress import training_progress
 from pretrain.settings import Settings, load_settings
 from pretrain.stopped import may_begin, write_once
-from pretrain.tables import evaluation_table, protocol_line, read_table
+from pretrain.tables import evaluation_table, protocol_line, read_table, usage_table
 from recokit.cli import JsonFlag
 from recokit.errors import ConfigError, DataError
 from recokit.overlap import TOLERATED, estimate_overlap
@@ -115,6 +115,8 @@ def _in_memory(
     seconds = time.perf_counter() - started
     for name, model in models.items():
         console.print(_told(name, model))
+        if usage := model.meta.get("components"):
+            console.print(usage_table(usage, name))
     console.print(f"trained in {seconds:.1f} s")
     if save_split is not None and held_out is not None:
         write_once(save_split, lambda path: _write_split(known, held_out, path), console)
@@ -225,6 +227,11 @@ def _write_edges(graph: Graph, folder: Path) -> None:
     write_json(folder / "relations.json", files)
 
 
+def _trained(model: Model) -> dict[str, Any]:
+    usage = {"components": model.meta["components"]} if "components" in model.meta else {}
+    return {"epochs": list(model.epochs), **usage}
+
+
 def _document(
     graph: Graph, path: Path, seconds: float, models: Mapping[str, Model], evaluations: Mapping[str, Evaluation]
 ) -> dict[str, Any]:
@@ -234,9 +241,9 @@ def _document(
         "entities": {name: len(ids) for name, ids in graph.entities.items()},
         "seconds": seconds,
         **(
-            {"epochs": list(models[""].epochs)}
+            _trained(models[""])
             if "" in models
-            else {"networks": {name: {"epochs": list(model.epochs)} for name, model in models.items()}}
+            else {"networks": {name: _trained(model) for name, model in models.items()}}
         ),
         "results": [row for evaluation in evaluations.values() for row in evaluation.results],
     }

@@ -86,6 +86,13 @@ class TrainConfig:
         adversarial: Weighs an edge's negatives by the softmax of this times score / temperature (Sun et al. 2019,
             RotatE, Eq. 5), in place of ``negative_reduction``; 0 is off.
         log_q: Correct the softmax for how often a negative is drawn (Bengio and Senecal 2008).
+        components: Vectors of dimension ``dim`` of an entity, per entity type or for all: with more than one it is a
+            mixture (Brinkman et al. 2020), whose score with another is pooled over all pairs of components.
+        pooling: Over pairs of components: their ``"max"``, or ``"smoothmax"`` (Eq. 1).
+        pooling_temperature: γ of the smoothmax; towards 0 it is the max.
+        pooling_regularization: θ, how much of a positive's score is the average over all pairs (Eq. 2).
+        pooling_form: Eq. 2 ``"normalized"``, with that average, or as ``"printed"``, with their sum.
+        weight_temperature: γ_T of the mixture weights that the training ends with (Eq. 5).
         bias: Learn a number per entity that is added to its scores; indexes search such tables under ``"dot"`` alone.
         reciprocal: Ask for sources with parameters of their own, comparator(operator_r'(t), s) (Lacroix et al. 2018).
         epochs: Passes over all edges.
@@ -139,6 +146,12 @@ class TrainConfig:
     negative_reduction: Literal["sum", "mean"] = "sum"
     adversarial: float = 0.0
     log_q: bool = False
+    components: int | Mapping[str, int] = 1
+    pooling: Literal["smoothmax", "max"] = "smoothmax"
+    pooling_temperature: float = 0.1
+    pooling_regularization: float = 0.1
+    pooling_form: Literal["normalized", "printed"] = "normalized"
+    weight_temperature: float = 0.1
     bias: bool = False
     reciprocal: bool = False
     epochs: int = 10
@@ -183,9 +196,17 @@ class TrainConfig:
         _check_numbers(
             self,
             what,
-            positive=("temperature", "learning_rate", "relation_learning_rate", "init_scale"),
+            positive=(
+                "temperature",
+                "learning_rate",
+                "relation_learning_rate",
+                "init_scale",
+                "pooling_temperature",
+                "weight_temperature",
+            ),
             at_least_zero=(
                 "margin",
+                "pooling_regularization",
                 "adversarial",
                 "l2",
                 "n3",
@@ -202,6 +223,7 @@ class TrainConfig:
             raise ConfigError(f"{what}: score_offset must be a number, got {self.score_offset!r}")
         if self.warmup >= 1:
             raise ConfigError(f"{what}: warmup must be below 1, a share of the steps, got {self.warmup}")
+        self._check_components()
         alphas = self.alpha if isinstance(self.alpha, Mapping) else {"every entity type": self.alpha}
         for entity, alpha in alphas.items():
             if not _is_number(alpha) or alpha < 0:
@@ -216,6 +238,45 @@ class TrainConfig:
                     f"{what}: {field} has no effect under the loss {self.loss!r}; it goes with {' and '.join(losses)}"
                 )
 
+    def _check_components(self) -> None:
+        what = "TrainConfig"
+        each = self.components if isinstance(self.components, Mapping) else {"every entity type": self.components}
+        for entity, count in each.items():
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ConfigError(f"{what}: components of {entity} must be a whole number of at least 1, got {count!r}")
+        if self.pooling_regularization > 1:
+            raise ConfigError(
+                f"{what}: pooling_regularization must be at most 1, a share, got {self.pooling_regularization}"
+            )
+        if not self.has_mixtures:
+            return
+        if self.comparator not in ("cos", "dot"):
+            raise ConfigError(f"{what}: components are compared by 'cos' or 'dot', not by {self.comparator!r}")
+        if self.init == "spectral":
+            raise ConfigError(f'{what}: components have to start apart, which init="spectral" gives no way to')
+        if self.engine == "gpu":
+            raise ConfigError(f"{what}: engine 'gpu' has no components; take 'auto' or 'torch'")
+
+    @property
+    def has_mixtures(self) -> bool:
+        """Whether any entity type may have more than one component."""
+        each = self.components.values() if isinstance(self.components, Mapping) else (self.components,)
+        return any(count > 1 for count in each)
+
+    def components_of(self, entity: str) -> int:
+        """Components of an entity of a type."""
+        return self.components.get(entity, 1) if isinstance(self.components, Mapping) else self.components
+
+    def state_shape(self, entity: str) -> tuple[int, ...]:
+        """Shape of the optimizer's state of an entity of a type: a number a component, or one for each of its own."""
+        if self.optimizer == "adagrad":
+            return (self.width(entity),)
+        return (self.components_of(entity),) if self.components_of(entity) > 1 else ()
+
+    def width(self, entity: str) -> int:
+        """Numbers of an entity of a type: its components' vectors side by side."""
+        return self.dim * self.components_of(entity)
+
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "operator": get_args(Operator),
@@ -223,6 +284,8 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "loss": get_args(LossName),
     "negative_reduction": ("sum", "mean"),
     "optimizer": ("rowwise_adagrad", "adagrad"),
+    "pooling": ("smoothmax", "max"),
+    "pooling_form": ("normalized", "printed"),
     "init": ("random", "spectral"),
     "relation_init": ("identity", "random"),
     "schedule": ("constant", "linear", "cosine"),

@@ -23,7 +23,15 @@ from torch import Tensor
 from pretrain.config import Relation, TrainConfig
 from pretrain.model import Model, reverse_name
 from recokit.errors import ConfigError, FormatError, closest
-from recokit.table import EmbeddingTable, RelationParameters, Version, open_version, write_version
+from recokit.table import (
+    EmbeddingTable,
+    Mixture,
+    RelationParameters,
+    TableLike,
+    Version,
+    open_version,
+    write_version,
+)
 from recokit.table.folder import check_name
 
 
@@ -35,6 +43,10 @@ def export(
     meta: Mapping[str, Any] | None = None,
 ) -> Version:
     """Write one table per entity type, the relations and the optimizer's state as the version that ``path`` names.
+
+    An entity type whose entities have several components becomes a mixture, with a table ``<entity>-components`` of
+    their vectors beside it. Its weights are the model's: ``dataclasses.replace(model, mixture_weights=...)`` with
+    those of one task, say, exports others.
 
     Args:
         model: What ``train`` returned, or several networks by name, as ``train_networks`` returns them.
@@ -55,16 +67,16 @@ def export(
         {name: part.parameters for name, part in networks.items()},
     )
     version = Path(path).name
-    tables: dict[str, EmbeddingTable] = {}
+    tables: dict[str, TableLike] = {}
     network_of: dict[str, str] = {}
     relations: list[RelationParameters] = []
     state: dict[str, NDArray[Any]] = {}
     for network, part in networks.items():
         for entity in part.entities:
-            name = _named(entity, network)
-            tables[name] = _table(part, entity, version)
+            of_entity = _tables(part, entity, _named(entity, network), version)
+            tables |= of_entity
             if network:
-                network_of[name] = network
+                network_of |= dict.fromkeys(of_entity, network)
         relations += [_relation(part, name, network) for name in part.parameters]
         state |= {_named(name, network): array for name, array in _state(part).items()}
     recorded = {network: recorded_of(part) for network, part in networks.items()}
@@ -122,18 +134,37 @@ def _trained(model: Model, entity: str) -> NDArray[np.int64]:
     return np.flatnonzero(model.degrees[entity] > 0)
 
 
-def _table(model: Model, entity: str, version: str) -> EmbeddingTable:
-    rows = _trained(model, entity)
+def _tables(model: Model, entity: str, name: str, version: str) -> dict[str, TableLike]:
+    """Return the table of an entity type, or its mixture and the table of its components."""
+    rows, number = _trained(model, entity), model.config.components_of(entity)
+    ids = model.entities[entity].take(pa.array(rows))
+    vectors = model.vectors[entity].cpu().numpy()[rows]
+    bias = model.biases[entity].cpu().numpy()[rows] if model.biases else None
     sketches = model.meta.get("edge_sketches", ())
-    return EmbeddingTable.from_arrays(
-        model.entities[entity].take(pa.array(rows)),
-        model.vectors[entity].cpu().numpy()[rows],
+    meta = {"edge_sketches": [each for each in sketches if entity in (each["source"], each["target"])]}
+    if number == 1:
+        table = EmbeddingTable.from_arrays(
+            ids,
+            vectors,
+            entity=entity,
+            version=version,
+            comparator=model.config.comparator,
+            bias=bias,
+            meta=meta,
+        )
+        return {name: table}
+    mixture = Mixture.from_components(
+        ids,
+        vectors.reshape(len(rows), number, model.config.dim),
+        model.mixture_weights[entity][rows],
         entity=entity,
         version=version,
         comparator=model.config.comparator,
-        bias=model.biases[entity].cpu().numpy()[rows] if model.biases else None,
-        meta={"edge_sketches": [each for each in sketches if entity in (each["source"], each["target"])]},
+        bias=None if bias is None else np.repeat(bias[:, None], number, 1),
+        name=f"{name}-components",
+        meta=meta,
     )
+    return {mixture.components_name: mixture.components, name: mixture}
 
 
 def _relation(model: Model, name: str, network: str) -> RelationParameters:
@@ -166,6 +197,12 @@ def recorded_of(model: Model) -> dict[str, Any]:
         "relations": [dataclasses.asdict(relation) for relation in model.relations.values()],
         **{key: value for key, value in model.meta.items() if key != "edge_sketches"},
     }
+
+
+def _opened(version: Version, name: str) -> EmbeddingTable | Mixture:
+    """Open a table of either kind."""
+    entry = version.tables.get(name)
+    return version.mixture(name) if entry is not None and entry.kind == "mixture" else version.table(name)
 
 
 def _recorded_in(version: Version, network: str | None) -> Mapping[str, Any]:
@@ -208,7 +245,7 @@ def load_exported(version: Version | str | Path, *, network: str | None = None) 
         config = TrainConfig(**recorded["config"])
         relations = {row["name"]: Relation(**row) for row in recorded["relations"]}
         entities = list(dict.fromkeys(end for r in relations.values() for end in (r.source, r.target)))
-        tables = {entity: version.table(_named(entity, suffix)) for entity in entities}
+        tables = {entity: _opened(version, _named(entity, suffix)) for entity in entities}
     except (KeyError, TypeError, ConfigError) as error:
         raise FormatError(f"{version.path} was not written by this release's export: {error}") from error
 
@@ -218,8 +255,14 @@ def load_exported(version: Version | str | Path, *, network: str | None = None) 
             raise FormatError(f"{version.path}: the state {kind!r} is missing or of another shape than {like.shape}")
         return torch.from_numpy(np.array(array))
 
-    vectors = {name: torch.from_numpy(np.array(table.vectors, np.float32)) for name, table in tables.items()}
-    biases = {name: torch.from_numpy(np.array(table.bias)) for name, table in tables.items() if table.bias is not None}
+    vectors, biases, weights = {}, {}, {}
+    for name, table in tables.items():
+        numbers = table.components if isinstance(table, Mixture) else table
+        vectors[name] = torch.from_numpy(np.array(numbers.vectors, np.float32)).view(len(table), config.width(name))
+        if numbers.bias is not None:
+            biases[name] = torch.from_numpy(np.array(numbers.bias).reshape(len(table), -1)[:, 0].copy())
+        if isinstance(table, Mixture):
+            weights[name] = np.array(table.weights)
     parameters: dict[str, Tensor] = {}
     names = [each for name in relations for each in (name, reverse_name(name))]
     for name in names:
@@ -235,7 +278,7 @@ def load_exported(version: Version | str | Path, *, network: str | None = None) 
         biases=biases,
         parameters=parameters,
         vector_state={
-            name: kept(f"vectors-{name}", vectors[name] if config.optimizer == "adagrad" else count)
+            name: kept(f"vectors-{name}", torch.empty(len(count), *config.state_shape(name)))
             for name, count in counts.items()
         },
         bias_state={name: kept(f"bias-{name}", bias) for name, bias in biases.items()},
@@ -243,6 +286,7 @@ def load_exported(version: Version | str | Path, *, network: str | None = None) 
         degrees={name: kept(f"degrees-{name}", count).numpy() for name, count in counts.items()},
         epochs=[],
         meta={"edge_sketches": list(sketches.values())},
+        mixture_weights=weights,
     )
     state: dict[str, Tensor] = {}
     for operator, members in model.blocks().items():

@@ -9,7 +9,7 @@ __all__ = ["Model", "Question", "base_name", "reverse_name"]
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretrain.comparators import COMPARATORS
 from pretrain.config import Relation, Side, TrainConfig
 from pretrain.movers import forms
 from pretrain.operators import OPERATORS
+from pretrain.pooling import Widened, comparator_of
 from recokit.errors import ConfigError, DataError, FormatError, closest
 from recokit.table import Operator, RelationParameters, num_parameters
 from recokit.table.folder import (
@@ -56,7 +56,7 @@ def base_name(relation: str) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Question:
-    """A question to all entities of a type; ``COMPARATORS[...].block(queries, candidates)[0] + bias`` ranks them.
+    """A question to all entities of a type; ``comparator_of(config).block(queries, candidates)[0] + bias`` ranks them.
 
     Attributes:
         queries: Prepared vectors (B, D).
@@ -77,15 +77,17 @@ class Model:
         config: The settings of the run.
         relations: Name to ``Relation``.
         entities: Entity type to sorted ids (N,).
-        vectors: Entity type to vectors (N, D) float32.
+        vectors: Entity type to vectors (N, D) float32; of mixtures (N, C D), the components side by side.
         biases: Entity type to biases (N,) float32; empty where the model has none.
         parameters: Relation to parameters (P,) float32; reciprocal ones stand under ``reverse_name``.
-        vector_state: Entity type to the optimizer's accumulators (N,), or (N, D) under ``optimizer="adagrad"``.
+        vector_state: Entity type to the optimizer's accumulators (N,), of mixtures (N, C); of all numbers under
+            ``optimizer="adagrad"``.
         bias_state: Entity type to those of the biases (N,).
         parameter_state: Relation to the optimizer's accumulators (P,).
         degrees: Entity type to the number of training edges (N,) that each entity takes part in; 0 is "never trained".
         epochs: One record per epoch: epoch, loss per edge, and losses, of every relation per unit of edge weight.
         meta: Where the edges came from, how they were split, how many there were.
+        mixture_weights: Entity type to the weights (N, C) float32 of its components, where it has several.
     """
 
     config: TrainConfig
@@ -100,6 +102,7 @@ class Model:
     degrees: Mapping[str, NDArray[np.int64]]
     epochs: Sequence[Mapping[str, Any]]
     meta: Mapping[str, Any]
+    mixture_weights: Mapping[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         entities = ", ".join(f"{len(ids):,} {name}" for name, ids in self.entities.items())
@@ -131,12 +134,13 @@ class Model:
     def score(self, relation: str, sources: Ids, targets: Ids) -> NDArray[np.float32]:
         """Score pairs of ids: ``comparator(operator(source), target)`` (B,), higher is better; NaN for unknown ids.
 
-        With ``operator_side="target"`` the operator moves the target; biases are added where the model has them.
+        With ``operator_side="target"`` the operator moves the target; biases are added where the model has them. Pairs
+        of components are pooled as training pools those of negatives.
         """
         ends = self.relation(relation)
         if len(sources) != len(targets):
             raise DataError(f"score: {len(sources)} sources and {len(targets)} targets do not make pairs")
-        comparator, operator = COMPARATORS[self.config.comparator], OPERATORS[self.operator_name(relation)]
+        comparator, operator = comparator_of(self.config), OPERATORS[self.operator_name(relation)]
         prepared, bias, known = [], torch.zeros(()), torch.ones((), dtype=torch.bool)
         for side, entity, ids in (("source", ends.source, sources), ("target", ends.target, targets)):
             rows = torch.from_numpy(self.rows(entity, ids, f"{side}s"))
@@ -144,7 +148,8 @@ class Model:
             rows = rows.clamp_min(0).to(self.vectors[entity].device)
             vectors = self.vectors[entity][rows]
             if side == ends.operator_side:
-                vectors = operator.forward(vectors, self.parameters[relation][None], None)
+                each = vectors.reshape(-1, self.config.dim)  # components
+                vectors = operator.forward(each, self.parameters[relation][None], None).view_as(vectors)
             prepared.append(comparator.prepare(vectors)[0])
             if self.biases:
                 bias = bias.to(rows.device) + self.biases[entity][rows]
@@ -180,22 +185,24 @@ class Model:
             prepared: Entity type to its vectors (N, D), prepared by earlier questions that moved their anchors. It is
                 read and added to: hand the same one to all questions between which the model does not change.
         """
-        ends, comparator = self.relation(relation), COMPARATORS[self.config.comparator]
+        ends, comparator, mixed = self.relation(relation), comparator_of(self.config), self.config.has_mixtures
         given, asked = (ends.source, ends.target) if side == "target" else (ends.target, ends.source)
         reciprocal = self.config.reciprocal and (side == "target" or reverse_name(relation) in self.parameters)
         name = reverse_name(relation) if reciprocal and side == "source" else relation
         operator = self.operator_name(relation)
-        form = forms(operator, ends.operator_side, self.config.comparator, reciprocal=reciprocal)[side]
+        inner = self.config.comparator
+        form = forms(operator, ends.operator_side, inner, reciprocal=reciprocal, offsets=not mixed)[side]
+        mover = Widened(form.mover, self.config.dim) if mixed else form.mover
         vectors, candidates = self.vectors[given], self.vectors[asked]
         vectors, block = vectors[anchors.to(vectors.device)], self.parameters[name][None]
         if form.moves == "anchors":
-            vectors = form.mover.forward(vectors, block, None)[0]
+            vectors = mover.forward(vectors, block, None)[0]
             prepared = {} if prepared is None else prepared
             if asked not in prepared:
                 prepared[asked] = comparator.prepare(candidates)[0]
             candidates = prepared[asked]
         else:
-            candidates = comparator.prepare(form.mover.forward(candidates, block, None)[0])[0]
+            candidates = comparator.prepare(mover.forward(candidates, block, None)[0])[0]
         return Question(comparator.prepare(vectors)[0], candidates, self.biases.get(asked))
 
     def save(self, path: str | Path) -> Path:
@@ -216,6 +223,7 @@ class Model:
                     ("bias", self.biases),
                     ("bias-state", self.bias_state),
                     ("degrees", self.degrees),
+                    ("mixture-weights", self.mixture_weights),
                 ):
                     if entity in arrays:
                         array = arrays[entity]
@@ -297,9 +305,9 @@ class Model:
         def array(kind: str, number: int, *shape: int, dtype: str = "float32") -> NDArray[Any]:
             return np.array(load_npy(folder / f"{kind}-{number}.npy", dtypes=(dtype,), shape=shape))
 
-        def tensors(kind: str, *shape: int) -> dict[str, Tensor]:
+        def tensors(kind: str, shape: Callable[[str], tuple[int, ...]]) -> dict[str, Tensor]:
             return {
-                entity: torch.from_numpy(array(kind, number, count, *shape)).to(device)
+                entity: torch.from_numpy(array(kind, number, count, *shape(entity))).to(device)
                 for number, (entity, count) in enumerate(counts.items())
             }
 
@@ -317,11 +325,11 @@ class Model:
                 entity: _read_ids(folder / f"ids-{number}.parquet", count)
                 for number, (entity, count) in enumerate(counts.items())
             },
-            vectors=tensors("vectors", config.dim),
-            biases=tensors("bias") if config.bias else {},
+            vectors=tensors("vectors", lambda entity: (config.width(entity),)),
+            biases=tensors("bias", lambda _: ()) if config.bias else {},
             parameters=parameters,
-            vector_state=tensors("state", *([config.dim] if config.optimizer == "adagrad" else [])),
-            bias_state=tensors("bias-state") if config.bias else {},
+            vector_state=tensors("state", config.state_shape),
+            bias_state=tensors("bias-state", lambda _: ()) if config.bias else {},
             parameter_state=parameter_state,
             degrees={
                 entity: array("degrees", number, count, dtype="int64")
@@ -329,6 +337,11 @@ class Model:
             },
             epochs=epochs,
             meta=meta,
+            mixture_weights={
+                entity: array("mixture-weights", number, count, config.components_of(entity))
+                for number, (entity, count) in enumerate(counts.items())
+                if config.components_of(entity) > 1
+            },
         )
 
 

@@ -121,7 +121,9 @@ class Form:
     moves: Literal["anchors", "candidates"] = "anchors"
 
 
-def forms(operator: OperatorName, side: Side, comparator: Comparator, *, reciprocal: bool = False) -> dict[Side, Form]:
+def forms(
+    operator: OperatorName, side: Side, comparator: Comparator, *, reciprocal: bool = False, offsets: bool = True
+) -> dict[Side, Form]:
     """Return how a relation enters the question for its target and that for its source.
 
     Args:
@@ -129,12 +131,13 @@ def forms(operator: OperatorName, side: Side, comparator: Comparator, *, recipro
         side: The end that it stands on.
         comparator: What the moved vectors go into.
         reciprocal: Anchors are always moved, with parameters of their own in the question for the source.
+        offsets: Pull operators to the anchor even where that takes an offset.
     """
     found: dict[Side, Form] = {}
     for asked in get_args(Side):
         if reciprocal or side != asked:  # the operator stands on the anchor
             found[asked] = Form(_MOVERS[operator])
-        elif (puller := _PULLERS.get((operator, comparator))) is not None:
+        elif (puller := _PULLERS.get((operator, comparator))) and (offsets or not isinstance(puller, Offset)):
             found[asked] = Form(puller)
         else:
             found[asked] = Form(_MOVERS[operator], "candidates")

@@ -239,6 +239,8 @@ def check_partitioned(relations: Iterable[Relation], config: TrainConfig) -> Non
             raise ConfigError(f"{field} does not go with partitions: it needs the whole graph at once; leave it out")
     if config.init == "spectral":
         raise ConfigError('init="spectral" does not go with partitions: it needs the whole graph at once; leave it out')
+    if config.has_mixtures:
+        raise ConfigError("components do not go with partitions, whose tables are all of one width; leave them out")
     if config.restarts > 1:
         raise ConfigError("restarts do not go with partitions: train once")
     check_reach(list(relations), config)

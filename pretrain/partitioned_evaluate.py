@@ -311,7 +311,7 @@ class _Counting:
         self._model = dataclasses.replace(model, relations={part.relation: relation})
         question = self._question(given, own, bias, {})
         self._queries = question.queries
-        scores = Scores(model.config.comparator, question, None)
+        scores = Scores(model.config, question, None)
         self._low, self._high = scores.thresholds(slice(None), np.arange(count), np.zeros(count, bool))
         self._not_above, self._below = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
 
@@ -320,7 +320,7 @@ class _Counting:
         question = self._question(self._queries[:0], piece.vectors, piece.bias, piece.prepared)
         question = dataclasses.replace(question, queries=self._queries)
         shared = question.candidates is piece.prepared.get("asked")
-        scores = Scores(self._model.config.comparator, question, piece.offset if shared else None)
+        scores = Scores(self._model.config, question, piece.offset if shared else None)
         if shared:
             piece.offset = scores.offset
         block, pairs = scores.block(slice(None), None), torch.from_numpy(self._answers.pairs(piece.rows))

@@ -69,6 +69,8 @@ class Workload:
             raise ConfigError(f"edges is {self.edges!r}, expected a whole number of at least 1")
         if not self.negatives:
             raise ConfigError("there are no negatives: without them nothing is learned")
+        if self.config.has_mixtures:
+            raise ConfigError("components are not planned for: plan one vector of their length, which takes the memory")
 
     @property
     def negatives(self) -> int:

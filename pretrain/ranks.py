@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretrain.comparators import COMPARATORS, Comparator
-from pretrain.config import Side
+from pretrain.config import Side, TrainConfig
 from pretrain.model import Model, Question
+from pretrain.pooling import comparator_of
 from recokit.errors import ConfigError, DataError
 
 Ties = Literal["mean", "pessimistic", "optimistic"]
@@ -131,7 +132,7 @@ class Ranker:
         # Numbered by relation and side, so that what else is asked about changes no draw.
         number = 2 * list(self._model.relations).index(relation) + (side == "source")
         found, rivals = [], []
-        for part, columns in self._parts(number, known, questions, degrees, scores.device):
+        for part, columns in self._parts(number, known, questions, degrees, scores):
             anchors, true = questions[:, part]
             excluded, width = known.pairs(anchors, true), len(degrees)
             if columns is not None and self._sample is not None:
@@ -148,16 +149,16 @@ class Ranker:
         rows = torch.from_numpy(anchors.clip(0))
         question = self._model.question(relation, side, rows, prepared=self._prepared)
         shared = question.candidates is self._prepared.get(asked)
-        scores = Scores(self._model.config.comparator, question, self._offsets.get(asked) if shared else None)
+        scores = Scores(self._model.config, question, self._offsets.get(asked) if shared else None)
         if shared and scores.offset is not None:
             self._offsets[asked] = scores.offset
         return scores
 
     def _parts(
-        self, number: int, known: "_Answers", questions: Rows, degrees: Rows, device: torch.device
+        self, number: int, known: "_Answers", questions: Rows, degrees: Rows, scores: "Scores"
     ) -> Iterator[tuple[slice, Rows | None]]:
         """Cut questions (2, Q) so that scores and pairs fit; with the rows (W,) that are drawn for many of them."""
-        budget, total = _CPU_SCORES if device.type == "cpu" else _GPU_SCORES, questions.shape[1]
+        budget, total = _CPU_SCORES if scores.device.type == "cpu" else _GPU_SCORES, questions.shape[1]
         sample = self._sample
         shared = total if sample is None else _SHARED
         generator = np.random.default_rng([0 if sample is None else sample.seed, number])
@@ -165,7 +166,8 @@ class Ranker:
             end = min(first + shared, total)
             most = known.most(*questions[:, first:end])
             columns = None if sample is None else sample.draw(generator, degrees, most)
-            chunk = max(_FEWEST, budget // (len(degrees) if columns is None else len(columns)))
+            width = scores.similarities * (len(degrees) if columns is None else len(columns))
+            chunk = max(1 if scores.similarities > 1 else _FEWEST, budget // width)
             for start in range(first, end, chunk):
                 yield slice(start, min(start + chunk, end)), columns
 
@@ -213,16 +215,21 @@ class Scores:
     """Scores of questions as far as ranks need them: -|q - c|² ranks the candidates of a query as q·c - |c|²/2 does.
 
     Args:
-        comparator: The model's.
+        config: The model's.
         question: Queries (Q, D), candidates (N, D) and their biases.
         offset: What another one found of these candidates, if there is one.
     """
 
-    def __init__(self, comparator: str, question: Question, offset: Tensor | None) -> None:
+    def __init__(self, config: TrainConfig, question: Question, offset: Tensor | None) -> None:
+        comparator = config.comparator
         self._queries, self._candidates, self._bias = question.queries, question.candidates, question.bias
         self._distance = comparator in ("l2", "squared_l2")
         self._root = comparator == "l2" and question.bias is not None  # a square does not rank as it does with a bias
         self._comparator: Comparator = COMPARATORS["l2" if self._root else "dot"]  # cosines are prepared
+        self.similarities = 1  # of components that a score is pooled of
+        if config.has_mixtures:
+            self._comparator = comparator_of(config)
+            self.similarities = self._queries.shape[1] * self._candidates.shape[1] // config.dim**2
         self.offset = self._bias if offset is None else offset  # of every candidate (N,); given where it is known
         if offset is None and self._distance and not self._root:
             self.offset = self._candidates.square().sum(1) / -2 + (0 if self._bias is None else self._bias / 2)

@@ -5,7 +5,7 @@ thousands of relations cost what ten do.  A group's ends are tables: those of en
 Shapes: B batch, E edges, N entities of a type, D dimension, R relations, P parameters.
 """
 
-__all__ = ["Group", "Run", "cut", "edge_weights", "large_empty", "seed_of"]
+__all__ = ["Group", "Run", "components_of", "cut", "edge_weights", "large_empty", "seed_of"]
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -73,8 +73,9 @@ class Run:
     """State of a training run; ``Run.of`` makes that of a graph.
 
     Attributes:
-        vectors: Table to its vectors (N, D); tables are called like entity types, or like their partitions.
-        vector_state: Table to the optimizer's accumulators, (N,) or (N, D).
+        vectors: Table to its vectors (N, D), of mixtures (N, C D); tables are called like entity types, or like their
+            partitions.
+        vector_state: Table to the optimizer's accumulators, (N,), of mixtures (N, C), or as many as numbers.
         biases: Table to its biases (N,), where there are any.
         bias_state: Table to their accumulators (N,).
         blocks: Operator to the parameters (R, P) of its relations, with ``block_state``.
@@ -124,13 +125,13 @@ class Run:
         # Everything is drawn on the CPU first, so that a seed means the same start on every device.
         generator = torch.Generator().manual_seed(config.seed)
         vectors = {
-            entity: large_empty(len(ids), config.dim).normal_(generator=generator).mul_(config.init_scale)
+            entity: large_empty(len(ids), config.width(entity)).normal_(generator=generator).mul_(config.init_scale)
             for entity, ids in graph.entities.items()
         }
         run = cls(graph.relations, config, device, generator)
         for entity, drawn in vectors.items():
             run.vectors[entity] = table = drawn.to(device)
-            run.vector_state[entity] = torch.zeros_like(table if config.optimizer == "adagrad" else table[:, 0])
+            run.vector_state[entity] = torch.zeros(len(table), *config.state_shape(entity), device=device)
             if config.bias:
                 run.biases[entity] = torch.zeros(len(table), device=device)
                 run.bias_state[entity] = torch.zeros_like(run.biases[entity])
@@ -191,7 +192,8 @@ class Run:
 
     def _forms(self, relation: Relation) -> dict[Side, Form]:
         config, operator = self.config, self._operator(relation)
-        return forms(operator, relation.operator_side, config.comparator, reciprocal=config.reciprocal)
+        side, offsets = relation.operator_side, not config.has_mixtures
+        return forms(operator, side, config.comparator, reciprocal=config.reciprocal, offsets=offsets)
 
     def _counts(self, relation: Relation) -> tuple[Any, ...]:
         return tuple(
@@ -406,9 +408,23 @@ class Run:
                 gradients.losses.add_(factor[rows] * moved.square().sum(1))
                 grads[:size] += 2 * factor[rows, None] * moved
             if config.l2 or config.n3:
-                self.engine.penalise_(
-                    self.vectors[entity], rows, batch.weights, (gradients.losses, grads[:size]), factors
-                )
+                self._penalise(self.vectors[entity], rows, batch.weights, (gradients.losses, grads[:size]), factors)
+
+    def _penalise(
+        self, table: Tensor, rows: Tensor, weights: Tensor, totals: tuple[Tensor, Tensor], factors: Factors
+    ) -> None:
+        """Add what the size of the vectors (B, C D) costs: of every component its own."""
+        number, (losses, grads) = table.shape[1] // self.config.dim, totals
+        each = torch.zeros(len(rows) * number, device=losses.device) if number > 1 else losses
+        self.engine.penalise_(
+            table.view(-1, self.config.dim),
+            components_of(rows, number),
+            weights.repeat_interleave(number) if number > 1 else weights,
+            (each, grads.view(-1, self.config.dim)),
+            factors,
+        )
+        if number > 1:
+            losses += each.view(-1, number).sum(1)
 
     def _penalise_relations(self, group: Group, batch: Batch, gradients: Gradients) -> list[tuple[Tensor, Tensor]]:
         """Add what the relations' parameters cost to the losses; return rows and gradients (U, P)."""
@@ -441,7 +457,12 @@ class Run:
         for entity, parts in ends.items():
             vectors = [(rows, grads) for rows, grads, _ in parts]
             rates = rate * config.learning_rate
-            update_(self.vectors[entity], self.vector_state[entity], vectors, rates, max_norm=config.max_norm)
+            table, state = self.vectors[entity], self.vector_state[entity]
+            if (number := table.shape[1] // config.dim) > 1:  # every component is a row of its own
+                vectors = [(components_of(rows, number), grads.view(-1, config.dim)) for rows, grads in vectors]
+                state = state.view(-1, config.dim) if config.optimizer == "adagrad" else state.view(-1)
+                table = table.view(-1, config.dim)
+            update_(table, state, vectors, rates, max_norm=config.max_norm)
             if entity in self.biases:
                 biases = [(rows, grads[:, None]) for rows, _, grads in parts if grads is not None]
                 update_(self.biases[entity][:, None], self.bias_state[entity], biases, rates)
@@ -506,6 +527,13 @@ def edge_weights(relation: Relation, edges: Edges, config: TrainConfig) -> np.nd
             f"weight; expected {_LIGHTEST:g} to {_HEAVIEST:g}, or 0"
         )
     return weights.astype(np.float32)
+
+
+def components_of(rows: Tensor, number: int) -> Tensor:
+    """Return the rows (B C,) of the components of entities of so many, in a table of components."""
+    if number == 1:
+        return rows
+    return (rows[:, None] * number + torch.arange(number, device=rows.device)).flatten()
 
 
 def large_empty(*shape: int) -> Tensor:

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pretrain.comparators import COMPARATORS, Comparator
+from pretrain.comparators import Comparator
 from pretrain.config import TrainConfig
 from pretrain.losses import Loss, make_loss
 from pretrain.movers import Form
 from pretrain.operators import runs
+from pretrain.pooling import Pooled, Widened, comparator_of
+
+_SIMILARITIES = 1 << 22  # of pairs of components that are held at a time: 16 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +113,12 @@ class Step:
     @classmethod
     def of(cls, config: TrainConfig, for_target: Form, for_source: Form) -> "Step":
         """Return the step of some settings."""
-        return cls(for_target, for_source, COMPARATORS[config.comparator], make_loss(config), config.temperature)
+        if config.has_mixtures:
+            for_target, for_source = (
+                Form(Widened(form.mover, config.dim), form.moves) for form in (for_target, for_source)
+            )
+        comparator = comparator_of(config, regularized=True)
+        return cls(for_target, for_source, comparator, make_loss(config), config.temperature)
 
     def __call__(
         self,
@@ -160,7 +168,8 @@ class Step:
                 accidental |= known if sampled.questions is None else known[sampled.questions]
             anchor_bias, asked_bias = biases[anchor], biases[asked]
             anchor_bias_grads, asked_bias_grads = bias_grads[anchor], bias_grads[asked]
-            for relation_row, at, among, own_which in parts(form, unique, which, size, len(rows[asked])):
+            most = self._edges_at_once(vectors[anchor].shape[1], len(sampled.rows) * vectors[asked].shape[1])
+            for relation_row, at, among, own_which in parts(form, unique, which, size, len(rows[asked]), most=most):
                 answer = self._ask(
                     _Question(
                         form,
@@ -193,6 +202,13 @@ class Step:
             bias_grads["source"],
             bias_grads["target"],
         )
+
+    def _edges_at_once(self, width: int, drawn: int) -> int | None:
+        """Return of how many edges, with anchors so wide and so many numbers drawn, similarities are held at once."""
+        if not isinstance(self.comparator, Pooled):
+            return None
+        similarities = width // self.comparator.dim * (drawn // self.comparator.dim)
+        return max(1, _SIMILARITIES // max(1, similarities))
 
     def _ask(self, ask: _Question) -> _Answer:
         """Score every anchor's own candidate and the negatives, and go all the way back."""
@@ -258,16 +274,23 @@ Place = slice | Tensor
 
 
 def parts(
-    form: Form, unique: Tensor, which: Tensor | None, size: int, total: int
+    form: Form, unique: Tensor, which: Tensor | None, size: int, total: int, *, most: int | None = None
 ) -> Iterator[tuple[Tensor, Place, Place, Tensor | None]]:
     """Cut a question into what can be asked at once: all of it, or, where candidates move, the edges of one relation.
 
     Yields the relations (U,), the places of their edges among the B, the places of these edges' own candidates and of
-    the negatives among the B + N, and the relation of every edge.
+    the negatives among the B + N, and the relation of every edge; at most ``most`` edges at once.
     """
-    if which is None or form.moves == "anchors":
+    whole = which is None or form.moves == "anchors"
+    if whole and (most is None or size <= most):
         yield unique, slice(size), slice(None), which
         return
-    negatives = torch.arange(size, total, device=which.device)
-    for row, edges in runs(which):
-        yield unique[row : row + 1], edges, torch.cat([edges, negatives]), None
+    negatives = torch.arange(size, total, device=unique.device)
+    if whole or which is None:
+        everything = torch.arange(size, device=unique.device)
+        for edges in everything.split(most or size):  # type: ignore[no-untyped-call]
+            yield unique, edges, torch.cat([edges, negatives]), None if which is None else which[edges]
+        return
+    for row, found in runs(which):
+        for edges in found.split(most or size):  # type: ignore[no-untyped-call]
+            yield unique[row : row + 1], edges, torch.cat([edges, negatives]), None

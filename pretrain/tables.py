@@ -1,6 +1,6 @@
 """What the commands that train show: the edges that were read, and how held-out edges rank."""
 
-__all__ = ["evaluation_table", "protocol_line", "read_table"]
+__all__ = ["evaluation_table", "protocol_line", "read_table", "usage_table"]
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -28,6 +28,23 @@ def evaluation_table(evaluation: Evaluation, network: str) -> Table:
     ]
     title = "held-out edges, filtered rank among all entities" + (f": {network}" if network else "")
     return text_table(title, ("relation", *frame.columns), rows)
+
+
+def usage_table(usage: Mapping[str, Mapping[str, Any]], network: str) -> Table:
+    """Return how the components of mixtures are used, for people."""
+    rows = [
+        [
+            entity,
+            str(row["components"]),
+            f"{row['effective']:.2f}",
+            ", ".join(f"{share:.0%}" for share in row["won_within"]),
+            f"{row['dead']:.1%}",
+            f"{row['distance']:.3f}",
+        ]
+        for entity, row in usage.items()
+    ]
+    head = ("entity", "components", "in effect", "positives won, busiest first", "dead", "1 - cosine between them")
+    return text_table("components" + (f": {network}" if network else ""), head, rows)
 
 
 def protocol_line(evaluation: Evaluation) -> str:

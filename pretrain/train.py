@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretrain.checkpoint import Checkpoints
+from pretrain.components import component_usage, mixture_weights
 from pretrain.config import Sides, TrainConfig
 from pretrain.evaluate import evaluate
 from pretrain.export import load_previous
@@ -101,6 +102,7 @@ def train(
     if isinstance(previous, str | Path):
         previous = load_previous(previous)
     _check_validation(graph, config, validation)
+    check_components(graph, config)
     check_alpha(graph, config)
     if previous is None and any(config.alpha.values() if isinstance(config.alpha, Mapping) else (config.alpha,)):
         raise ConfigError("alpha holds vectors near those of a previous model: give previous")
@@ -154,6 +156,13 @@ def _check_validation(graph: Graph, config: TrainConfig, validation: Graph | Non
         raise ConfigError(f"evaluate_every is {config.evaluate_every}, so {config.epochs} epochs are never validated")
 
 
+def check_components(graph: Graph, config: TrainConfig) -> None:
+    """Refuse components of an entity type that is not there."""
+    for entity in config.components if isinstance(config.components, Mapping) else ():
+        if entity not in graph.entities:
+            raise ConfigError(f"components names the entity type {entity!r}; {closest(entity, graph.entities)}")
+
+
 def check_alpha(graph: Graph, config: TrainConfig) -> None:
     """Refuse a penalty of an entity type that is not there."""
     for entity in config.alpha if isinstance(config.alpha, Mapping) else ():
@@ -198,7 +207,14 @@ class _Training:
         meta = {**edges_meta(self.graph), "engine": f"{engine.name}: {engine.products}", **meta}
         if self.best:
             meta["best_epoch"] = self._best_epoch()
-        return self.run.model(self.graph, self.history, meta)
+        model = self.run.model(self.graph, self.history, meta)
+        if not self.config.has_mixtures:
+            return model
+        return dataclasses.replace(
+            model,
+            mixture_weights=mixture_weights(model, self.graph),
+            meta={**model.meta, "components": component_usage(model, self.graph)},
+        )
 
     def _train_epoch(self) -> None:
         run, config = self.run, self.config

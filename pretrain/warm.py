@@ -39,6 +39,10 @@ def carry(previous: Model, run: Run, graph: Graph, *, carry_state: bool = True) 
     """
     if previous.config.dim != run.config.dim:
         raise ConfigError(f"the previous model has the dimension {previous.config.dim}, this run {run.config.dim}")
+    for entity in run.vectors:
+        numbers = [model.config.components_of(entity) for model in (previous, run)]
+        if entity in previous.entities and numbers[0] != numbers[1]:
+            raise ConfigError(f"{entity!r} has {numbers[0]} components in the previous model, {numbers[1]} in this run")
     known = {entity: _carry_entities(previous, run, graph, entity, carry_state) for entity in run.vectors}
     _carry_relations(previous, run, carry_state)
     run.stay_near(known, {entity: graph.degrees(entity, weighing=True) for entity in graph.entities})
@@ -93,20 +97,29 @@ def _meaning(name: str, relations: Mapping[str, Relation], config: TrainConfig) 
 
 
 def _fill(run: Run, graph: Graph, known: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.int64]]:
-    """Start new entities from their neighbours; return how many rounds away each row (N,) is from a carried one."""
-    vectors = {entity: table.cpu().numpy() for entity, table in run.vectors.items()}
+    """Start new entities from their neighbours; return how many rounds away each row (N,) is from a carried one.
+
+    Mixtures neither start from neighbours nor lead to any: which of their components would is not known.
+    """
+    mixed = {entity for entity in run.vectors if run.config.components_of(entity) > 1}
+    vectors = {entity: table.cpu().numpy() for entity, table in run.vectors.items() if entity not in mixed}
+    rounds = {entity: np.where(known[entity], 0, -1) for entity in mixed}
+    known = {entity: known[entity] for entity in vectors}
+    ends = {name: (relation.source, relation.target) for name, relation in run.relations.items()}
     norms = None  # under cos lengths mean nothing, and scaling would only make translations weigh less
     if run.config.comparator != "cos":
         norms = {entity: median_norm(table[known[entity]]) for entity, table in vectors.items() if known[entity].any()}
     now = run.model(graph, [], {})
-    edges = [_neighbor_edges(run, graph, now, name) for name in run.relations]
+    edges = [_neighbor_edges(run, graph, now, name) for name in run.relations if not mixed.intersection(ends[name])]
+    if not vectors:
+        return rounds
     longest = max(map(len, vectors.values()))  # no chain is longer
     filled = fill_from_neighbors(
         vectors, known, edges, comparator=run.config.comparator, iterations=longest, norms=norms
     )
-    for entity, table in run.vectors.items():
-        table.copy_(torch.from_numpy(vectors[entity]))
-    return {entity: part.rounds for entity, part in filled.items()}
+    for entity, table in vectors.items():
+        run.vectors[entity].copy_(torch.from_numpy(table))
+    return rounds | {entity: part.rounds for entity, part in filled.items()}
 
 
 def _neighbor_edges(run: Run, graph: Graph, now: Model, name: str) -> NeighborEdges:

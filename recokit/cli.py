@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from recokit.table import EmbeddingTable, RelationParameters, Version
+    from recokit.table import EmbeddingTable, Mixture, RelationParameters, Version
     from recokit.table.relations import Side
 
 _NUMBER = re.compile(r"[-+]?[\d.,]+( .*)?")  # with what stands behind it: ± 0.1, [0.2, 0.3]
@@ -110,11 +110,14 @@ def inspect(
     as_json: JsonFlag = False,
 ) -> None:
     """Show what a version, a table or a store holds."""
-    from recokit.table import EmbeddingStore, EmbeddingTable, open_version
+    from recokit.table import EmbeddingStore, load_table, open_version
 
     if (path / "version.json").is_file():
         opened = open_version(path, verify=verify)
-        tables = [_table_card(name, opened.table(name)) for name in opened.tables]
+        tables = [
+            _table_card(name, opened.mixture(name) if entry.kind == "mixture" else opened.table(name))
+            for name, entry in opened.tables.items()
+        ]
         relations = [
             {"relation": r.name, "source": r.source, "target": r.target, "operator": r.operator}
             for r in opened.relations.values()
@@ -132,7 +135,7 @@ def inspect(
         title = f"version {opened.name}, created {created}, from {opened.parent or 'scratch'}{checked}"
         emit(card, as_json, _records(title, tables), *([_records("relations", relations)] if relations else []))
     elif (path / "table.json").is_file():
-        row = _table_card(path.name, EmbeddingTable.load(path, verify=verify))
+        row = _table_card(path.name, load_table(path, verify=verify))
         emit(row, as_json, _records(str(path), [row]))
     elif names := EmbeddingStore(path).versions():
         rows = [{"version": name, "tables": ", ".join(EmbeddingStore(path).open(name).tables)} for name in names]
@@ -281,13 +284,15 @@ def _typed(frame: "pd.DataFrame", types: "Mapping[str, str]", source: Path) -> "
     return frame
 
 
-def _table_card(name: str, table: "EmbeddingTable") -> dict[str, Any]:
+def _table_card(name: str, table: "EmbeddingTable | Mixture") -> dict[str, Any]:
+    vectors = table.components if table.kind == "mixture" else table
     return {
         "table": name,
         "entity": table.entity,
+        "kind": table.kind,
         "count": table.count,
-        "dim": table.dim,
-        "dtype": str(table.dtype),
+        "dim": f"{table.num_components} x {table.dim}" if table.kind == "mixture" else table.dim,
+        "dtype": str(vectors.dtype),
         "ids": table.id_type,
         "comparator": table.comparator,
         "version": table.version,

@@ -3,7 +3,7 @@
 They are built with the package where there is a C++ compiler; without one training takes the same steps in torch.
 """
 
-__all__ = ["Contrast", "Penalty", "Update", "has_bfloat16", "instructions", "large_pages", "library"]
+__all__ = ["Contrast", "Penalty", "Pool", "Update", "has_bfloat16", "instructions", "large_pages", "library"]
 
 import ctypes
 import functools
@@ -17,12 +17,22 @@ class _Rows(ctypes.Structure):
     _fields_ = [("matrix", _POINTER), ("rows", _POINTER)]
 
 
+class Pool(ctypes.Structure):
+    """``struct Pool`` of kernels.hpp."""
+
+    _fields_ = [
+        *((name, _INT) for name in ("anchor", "candidate", "smooth")),
+        *((name, _FLOAT) for name in ("sharpness", "even", "rest")),
+    ]
+
+
 class Contrast(ctypes.Structure):
     """``struct Contrast`` of kernels.hpp."""
 
     _fields_ = [
         *((name, _INT) for name in ("size", "negatives", "dim", "relations", "parameters")),
         *((name, _Rows) for name in ("anchors", "own", "drawn")),
+        ("pool", Pool),
         ("op", _INT),
         ("moves_candidates", _INT),
         *((name, _POINTER) for name in ("block", "shift", "which")),

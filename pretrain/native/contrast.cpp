@@ -200,8 +200,8 @@ inline void narrow(const float *from, uint32_t *to, int64_t n) {
 
 // -- rows of vectors ------------------------------------------------------------------------------------------------
 
-inline const float *row(const Rows &of, int64_t i, int64_t dim) {
-    return of.matrix + (of.rows ? of.rows[i] : i) * dim;
+inline const float *row(const Rows &of, int64_t i, int64_t width) {
+    return of.matrix + (of.rows ? of.rows[i] : i) * width;
 }
 inline void fetch(const float *vector, int64_t dim) {
     for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(vector + d, 0, 2);
@@ -246,19 +246,29 @@ inline void put(const float *from, float *to, int64_t dim, bool add) {
 
 // -- how memory is laid out -------------------------------------------------------------------------------------------
 
+// With components a negative has several vectors: the first ones of all negatives, padded to Np, then the second ones.
 struct Shape {
-    int64_t N, D, Np, Dp, Mp, stride;  // padded to W, W, M; floats from a row of scores to the next
+    int64_t N, D, Np, Dp;    // padded to W
+    int64_t A, C, V, Vp;     // components of anchors and of candidates; vectors of all negatives, padded to W
+    int64_t Mp, stride;      // V padded to M; floats from a row of scores to the next
     bool half;
 
     explicit Shape(const Contrast &c)
-        : N(c.negatives), D(c.dim), Np(rounded(N, W)), Dp(rounded(D, W)), Mp(rounded(N, M)), stride(Np + 16),
-          half(c.half) {}
+        : N(c.negatives), D(c.dim), Np(rounded(N, W)), Dp(rounded(D, W)), A(c.pool.anchor), C(c.pool.candidate),
+          V(C == 1 ? N : C * Np), Vp(C * Np), Mp(rounded(V, M)), stride(Vp + 16), half(c.half) {}
+
+    int64_t negative(int64_t vector) const { return C == 1 ? vector : vector % Np; }
+    const float *drawn(const Contrast &c, int64_t vector) const {
+        return row(c.drawn, negative(vector), C * D) + (C == 1 ? 0 : vector / Np * D);
+    }
 };
 
 struct Piece {  // of a thread
-    float *moved_from, *queries, *own, *grad_queries, *grad_own;  // (T, Dp)
+    float *moved_from, *queries, *own, *grad_queries, *grad_own;  // (T, Dp), T vectors; those of own ones (T C, Dp)
     float *scores;                                                // (T, stride)
     float *distances, *weights;                                   // (Np,) of one row
+    float *pooled, *value, *top, *share;                          // (Np,) of one edge, see `pool`
+    float *own_pulls;                                             // (T, C) gradients of an edge's own similarities
     float *inverse, *own_inverse, *squares;                       // (T,)
     float *apart;                                                 // (T,) of own candidates: minus the distances
     float *grad_positive, *grad_offset, *pulls;                   // (T,)
@@ -277,10 +287,13 @@ struct Piece {  // of a thread
             at += rounded(count * 4, 128);
             return got;
         };
-        moved_from = take(TILE * s.Dp), queries = take(TILE * s.Dp), own = take(TILE * s.Dp);
-        grad_queries = take(TILE * s.Dp), grad_own = take(TILE * s.Dp);
+        moved_from = take(TILE * s.C * s.Dp), queries = take(TILE * s.Dp), own = take(TILE * s.C * s.Dp);
+        grad_queries = take(TILE * s.Dp), grad_own = take(TILE * s.C * s.Dp);
         scores = take(TILE * s.stride), distances = take(s.Np), weights = take(s.Np);
-        inverse = take(TILE), own_inverse = take(TILE), squares = take(TILE), apart = take(TILE);
+        const int64_t several = s.A * s.C > 1 ? 1 : 0;
+        pooled = take(several * s.Np), value = take(several * s.Np), top = take(several * s.Np);
+        share = take(several * s.Np), own_pulls = take(several * TILE * s.C);
+        inverse = take(TILE), own_inverse = take(TILE * s.C), squares = take(TILE), apart = take(TILE);
         grad_positive = take(TILE), grad_offset = take(TILE), pulls = take(TILE);
         const int64_t words = s.half ? 1 : 0;
         query_words = reinterpret_cast<uint32_t *>(take(words * TILE * s.Dp));
@@ -304,8 +317,8 @@ Work lay_out(const Contrast &c, char *base) {
         return got;
     };
     Work work{};
-    work.inverse = take(s.Np), work.squares = take(s.Np), work.ids = reinterpret_cast<uint32_t *>(take(s.Np));
-    work.panels = take(s.Np * (s.D + 1)), work.rows = take((s.N + 1) * s.Dp);
+    work.inverse = take(s.Vp), work.squares = take(s.Vp), work.ids = reinterpret_cast<uint32_t *>(take(s.Np));
+    work.panels = take(s.Vp * (s.D + 1)), work.rows = take((s.V + 1) * s.Dp);
     work.pieces = reinterpret_cast<char *>(at);
     return work;
 }
@@ -370,33 +383,38 @@ void move_back(const Contrast &c, const float *x, const float *r, float *g, floa
 void prepare(const Contrast &c, const Work &work, int64_t thread) {
     const Shape s(c);
     // Threads share whole panels.
-    const int64_t panels = (s.Np + 2 * W - 1) / (2 * W);
+    const int64_t panels = (s.Vp + 2 * W - 1) / (2 * W);
     const int64_t first = first_of(panels, thread, c.threads) * 2 * W;
-    const int64_t end = smaller(first_of(panels, thread + 1, c.threads) * 2 * W, s.Np);
+    const int64_t end = smaller(first_of(panels, thread + 1, c.threads) * 2 * W, s.Vp);
     float *prepared = Piece(c, work.pieces + thread * work.piece).queries;  // 2W vectors at a time
-    for (int64_t n = first; n < smaller(first + 8, s.N); n++) fetch(row(c.drawn, n, s.D), s.D);
+    const auto there = [&](int64_t v) { return s.negative(v) < s.N; };
+    for (int64_t v = first; v < smaller(first + 8, s.V); v++)
+        if (there(v)) fetch(s.drawn(c, v), s.D);
     for (int64_t start = first; start < end; start += 2 * W) {
-        const int64_t width = width_of_block(start, s.Np), count = smaller(width, s.N - start);
+        const int64_t width = width_of_block(start, s.Vp), count = smaller(width, s.V - start);
         memset(prepared, 0, width * s.Dp * sizeof(float));
         for (int64_t i = 0; i < count; i++) {
-            const int64_t n = start + i;
-            if (n + 8 < s.N && n + 8 < end) fetch(row(c.drawn, n + 8, s.D), s.D);
+            const int64_t v = start + i;
+            if (v + 8 < s.V && v + 8 < end && there(v + 8)) fetch(s.drawn(c, v + 8), s.D);
+            work.squares[v] = 0;
+            if (!there(v)) continue;
             float *vector = prepared + i * s.Dp;
             if (c.moves_candidates)
-                move(c, row(c.drawn, n, s.D), c.block, vector);
+                move(c, s.drawn(c, v), c.block, vector);
             else
-                memcpy(vector, row(c.drawn, n, s.D), s.D * sizeof(float));
+                memcpy(vector, s.drawn(c, v), s.D * sizeof(float));
             float square = dot(vector, vector, s.Dp), inverse = 1.0f;
             if (c.comparator == COSINE) {
                 inverse = inverse_norm(square);
                 scale_by(vector, inverse, s.Dp);
             }
-            work.inverse[n] = inverse, work.squares[n] = square, work.ids[n] = uint32_t(c.drawn_ids[n]);
+            work.inverse[v] = inverse, work.squares[v] = square;
+            if (v < s.N) work.ids[v] = uint32_t(c.drawn_ids[v]);
         }
         for (int64_t i = count; i < width; i++) work.squares[start + i] = 0;
 #if defined(HALF)
         if (s.half) {
-            const int64_t pairs = (s.D + 1) / 2, rows = (s.N + 1) / 2;
+            const int64_t pairs = (s.D + 1) / 2, rows = (s.V + 1) / 2;
             uint32_t *panel = reinterpret_cast<uint32_t *>(work.panels) + start * pairs;
             for (int64_t i = 0; i < width; i++) {
                 const float *vector = prepared + i * s.Dp;
@@ -405,7 +423,7 @@ void prepare(const Contrast &c, const Work &work, int64_t thread) {
             for (int64_t d = 0; d < s.Dp; d += 2 * W) {
                 const int64_t block = width_of_block(d, s.Dp);
                 uint32_t *to = reinterpret_cast<uint32_t *>(work.rows) + d * rows;
-                for (int64_t i = 0; i < width && start + i < s.N; i += 2)
+                for (int64_t i = 0; i < width && start + i < s.V; i += 2)
                     interleave(prepared + i * s.Dp + d, prepared + (i + 1) * s.Dp + d, to + (start + i) / 2 * block,
                                block);
             }
@@ -418,7 +436,7 @@ void prepare(const Contrast &c, const Work &work, int64_t thread) {
         for (int64_t d = 0; d < s.Dp; d += 2 * W) {
             const int64_t block = width_of_block(d, s.Dp);
             for (int64_t i = 0; i < count; i++)
-                memcpy(work.rows + d * s.N + (start + i) * block, prepared + i * s.Dp + d, block * sizeof(float));
+                memcpy(work.rows + d * s.V + (start + i) * block, prepared + i * s.Dp + d, block * sizeof(float));
         }
     }
 }
@@ -514,7 +532,8 @@ struct Tile {
     const Shape s;
     const Piece p;
     const bool distance;
-    int64_t start = 0, count = 0, padded = 0;  // edges, and rows with those of zeros
+    int64_t start = 0, count = 0;              // edges
+    int64_t vectors = 0, padded = 0;           // of their anchors, and with those of zeros
     bool first = true;                         // nothing is in grad_drawn and columns yet
 
     Tile(const Contrast &c, const Work &work, int64_t thread)
@@ -527,36 +546,41 @@ struct Tile {
 
     void fetch_ends(int64_t from, int64_t until) const {
         for (int64_t e = from; e < until; e++) {
-            fetch(row(c.anchors, e, s.D), s.D);
-            fetch(row(c.own, e, s.D), s.D);
+            fetch(row(c.anchors, e, s.A * s.D), s.A * s.D);
+            fetch(row(c.own, e, s.C * s.D), s.C * s.D);
         }
     }
 
     void gather() {
-        padded = rounded(count, M);
-        for (int64_t t = 0; t < count; t++) {
-            const int64_t e = start + t;
-            float *x = p.moved_from + t * s.Dp, *q = p.queries + t * s.Dp, *o = p.own + t * s.Dp;
-            // What moves is kept, for the way back.
-            copy(row(c.moves_candidates ? c.own : c.anchors, e, s.D), x, s.D, s.Dp);
-            float *moved = c.moves_candidates ? o : q;
-            copy(x, moved, s.Dp, s.Dp);
-            move(c, x, c.block + relation(c, e) * c.parameters, moved);
-            if (c.moves_candidates)
-                copy(row(c.anchors, e, s.D), q, s.D, s.Dp);
-            else
-                copy(row(c.own, e, s.D), o, s.D, s.Dp);
+        vectors = count * s.A, padded = rounded(vectors, M);
+        for (int64_t t = 0; t < vectors; t++) {
+            const int64_t e = start + t / s.A;
+            float *q = p.queries + t * s.Dp;
+            take(row(c.anchors, e, s.A * s.D) + t % s.A * s.D, e, p.moved_from + t * s.Dp, q, !c.moves_candidates);
             p.squares[t] = dot(q, q, s.Dp);
-            p.inverse[t] = p.own_inverse[t] = 1.0f;
-            if (c.comparator == COSINE) {
-                p.inverse[t] = inverse_norm(p.squares[t]);
-                scale_by(q, p.inverse[t], s.Dp);
-                p.own_inverse[t] = inverse_norm(dot(o, o, s.Dp));
-                scale_by(o, p.own_inverse[t], s.Dp);
-            }
+            p.inverse[t] = c.comparator == COSINE ? normalise(q, p.squares[t]) : 1.0f;
+        }
+        for (int64_t t = 0; t < count * s.C; t++) {
+            const int64_t e = start + t / s.C;
+            float *o = p.own + t * s.Dp;
+            take(row(c.own, e, s.C * s.D) + t % s.C * s.D, e, p.moved_from + t * s.Dp, o, c.moves_candidates);
+            p.own_inverse[t] = c.comparator == COSINE ? normalise(o, dot(o, o, s.Dp)) : 1.0f;
         }
         // Rows of zeros, up to an even number of whole blocks.
-        memset(p.queries + count * s.Dp, 0, (padded - count) * s.Dp * sizeof(float));
+        memset(p.queries + vectors * s.Dp, 0, (padded - vectors) * s.Dp * sizeof(float));
+    }
+
+    // A vector of an edge to its place; what moves is kept, for the way back.
+    void take(const float *vector, int64_t edge, float *kept, float *to, bool moves) const {
+        if (!moves) return copy(vector, to, s.D, s.Dp);
+        copy(vector, kept, s.D, s.Dp);
+        copy(kept, to, s.Dp, s.Dp);
+        move(c, kept, c.block + relation(c, edge) * c.parameters, to);
+    }
+    float normalise(float *vector, float square) const {
+        const float inverse = inverse_norm(square);
+        scale_by(vector, inverse, s.Dp);
+        return inverse;
     }
 
     void score() {
@@ -567,17 +591,16 @@ struct Tile {
             for (int64_t t = 0; t < padded; t += 2)
                 interleave(p.queries + t * s.Dp, p.queries + (t + 1) * s.Dp, p.query_pairs + t / 2 * s.Dp, s.Dp);
             const uint32_t *panels = reinterpret_cast<const uint32_t *>(work.panels);
-            multiply_blocks(p.query_words, ld, panels, pairs, p.scores, s.stride, padded, s.Np);
+            multiply_blocks(p.query_words, ld, panels, pairs, p.scores, s.stride, padded, s.Vp);
             return;
         }
 #endif
-        multiply_blocks(p.queries, s.Dp, work.panels, s.D, p.scores, s.stride, padded, s.Np);
+        multiply_blocks(p.queries, s.Dp, work.panels, s.D, p.scores, s.stride, padded, s.Vp);
     }
 
     // Products (Np,) to what goes into the loss; what does not count becomes minus infinity.  Returns the largest.
-    float finish_scores(int64_t t, float offset) {
+    float finish_scores(int64_t t, float *x, float offset) {
         const int64_t e = start + t;
-        float *x = p.scores + t * s.stride;
         if (distance) be_distances(t, x);
         const Ints own = (int32_t)(uint32_t)c.own_ids[e] - Ints{};
         Vector most = all(NONE);
@@ -654,17 +677,94 @@ struct Tile {
         return sum(total);
     }
 
-    // From products to losses and the gradients of the products, row by row.
+    // Similarities of all pairs of components of an edge and the negatives (A, C, Np) to scores (Np,), keeping what the
+    // way back needs.
+    void pool(int64_t t) {
+        const float *x = p.scores + t * s.A * s.stride;
+        for (int64_t n = 0; n < s.Np; n += W) {
+            Vector top = load(x + n);
+            for (int64_t a = 0; a < s.A; a++)
+                for (int64_t b = 0; b < s.C; b++) top = largest(load(x + a * s.stride + b * s.Np + n), top);
+            store(p.top + n, top);
+            Vector value = top;
+            if (c.pool.smooth) {
+                Vector total{}, weighed{};
+                for (int64_t a = 0; a < s.A; a++)
+                    for (int64_t b = 0; b < s.C; b++) {
+                        const Vector m = load(x + a * s.stride + b * s.Np + n);
+                        const Vector e = exponential((m - top) * c.pool.sharpness);
+                        total += e, weighed += e * m;
+                    }
+                value = weighed / total;
+                store(p.share + n, 1.0f / total);
+            }
+            store(p.value + n, value), store(p.pooled + n, value);
+        }
+    }
+
+    // Gradients (Np,) of the scores to those of the similarities, in their place.
+    void unpool(int64_t t) {
+        float *x = p.scores + t * s.A * s.stride;
+        for (int64_t n = 0; n < s.Np; n += W) {
+            const Vector grad = load(p.pooled + n), top = load(p.top + n), value = load(p.value + n);
+            Vector share{};
+            if (c.pool.smooth) share = load(p.share + n) * grad;
+            Ints open = all(0.0f) == all(0.0f);  // where the largest has not come yet
+            for (int64_t a = 0; a < s.A; a++)
+                for (int64_t b = 0; b < s.C; b++) {
+                    float *at = x + a * s.stride + b * s.Np + n;
+                    const Vector m = load(at);
+                    if (c.pool.smooth) {
+                        const Vector e = exponential((m - top) * c.pool.sharpness);
+                        store(at, e * share * (1.0f + (m - value) * c.pool.sharpness));
+                    } else {
+                        const Ints here = (m == top) & open;
+                        open &= ~here;
+                        store(at, select(here, grad, all(0.0f)));
+                    }
+                }
+        }
+    }
+
+    // An edge's own similarities to its score; in own_pulls stays the gradient of that by each.
+    float own_pooled(int64_t t) {
+        const int64_t pairs = s.A * s.C;
+        float *m = p.own_pulls + t * pairs, top = NONE, sum = 0, total = 0, weighed = 0;
+        for (int64_t a = 0; a < s.A; a++)
+            for (int64_t b = 0; b < s.C; b++) {
+                const float x = dot(p.queries + (t * s.A + a) * s.Dp, p.own + (t * s.C + b) * s.Dp, s.Dp);
+                m[a * s.C + b] = x, sum += x, top = x > top ? x : top;
+            }
+        for (int64_t k = 0; c.pool.smooth && k < pairs; k++) {
+            const float e = expf((m[k] - top) * c.pool.sharpness);
+            total += e, weighed += e * m[k];
+        }
+        const float value = c.pool.smooth ? weighed / total : top;
+        bool open = true;
+        for (int64_t k = 0; k < pairs; k++) {
+            float pull = open && m[k] == top ? 1.0f : 0.0f;
+            open = open && m[k] != top;
+            if (c.pool.smooth)
+                pull = expf((m[k] - top) * c.pool.sharpness) / total * (1 + (m[k] - value) * c.pool.sharpness);
+            m[k] = c.pool.even + c.pool.rest * pull;
+        }
+        return c.pool.even * sum + c.pool.rest * value;
+    }
+
+    // From products to losses and the gradients of the products, edge by edge.
     void lose() {
+        const bool several = s.A * s.C > 1;
         for (int64_t t = 0; t < count; t++) {
             const int64_t e = start + t;
-            float *x = p.scores + t * s.stride, offset = c.anchor_bias ? c.anchor_bias[e] : 0;
+            float *x = several ? p.pooled : p.scores + t * s.stride, offset = c.anchor_bias ? c.anchor_bias[e] : 0;
+            if (several) pool(t);
             if (c.shift) {
                 const float *shift = c.shift + relation(c, e) * s.D, *from = p.moved_from + t * s.Dp;
                 for (int64_t d = 0; d < s.D; d++) offset += from[d] * shift[d];
             }
-            const float positive = (own_score(t) + offset + (c.own_bias ? c.own_bias[e] : 0)) * c.scale;
-            const float most = finish_scores(t, offset);
+            const float own = several ? own_pooled(t) : own_score(t);
+            const float positive = (own + offset + (c.own_bias ? c.own_bias[e] : 0)) * c.scale;
+            const float most = finish_scores(t, x, offset);
             const Row done = c.loss == SOFTMAX    ? softmax(positive, x, s.Np, most, c.weights[e], c.scale)
                              : c.loss == LOGISTIC ? logistic(c, positive, x, s.Np, most, c.weights[e], p.weights)
                                                   : ranking(c, positive, x, s.Np, most, c.weights[e], p.weights);
@@ -674,8 +774,9 @@ struct Tile {
             p.grad_offset[t] = c.loss == LOGISTIC ? done.grad_positive + done.sum : 0.0f;
             if (c.grad_drawn_bias) add_to(p.column_sums, x, 1.0f, s.Np);
             if (distance) p.pulls[t] = pull(x);
+            if (several) unpool(t);
         }
-        for (int64_t t = count; t < padded; t++) memset(p.scores + t * s.stride, 0, s.Np * sizeof(float));
+        for (int64_t t = vectors; t < padded; t++) memset(p.scores + t * s.stride, 0, s.Vp * sizeof(float));
     }
 
     // The gradients' products with the negatives and with the anchors.
@@ -683,10 +784,10 @@ struct Tile {
         if (s.N == 0) memset(p.grad_queries, 0, padded * s.Dp * sizeof(float));  // no product writes it
 #if defined(HALF)
         if (s.half) {
-            const int64_t pairs = (s.N + 1) / 2, ld = s.stride / 2;
-            for (int64_t t = 0; t < padded; t++) narrow(p.scores + t * s.stride, p.grad_words + t * ld, s.Np);
+            const int64_t pairs = (s.V + 1) / 2, ld = s.stride / 2;
+            for (int64_t t = 0; t < padded; t++) narrow(p.scores + t * s.stride, p.grad_words + t * ld, s.Vp);
             for (int64_t t = 0; t < padded; t += 2)
-                interleave(p.scores + t * s.stride, p.scores + (t + 1) * s.stride, p.grad_pairs + t / 2 * s.stride, s.Np);
+                interleave(p.scores + t * s.stride, p.scores + (t + 1) * s.stride, p.grad_pairs + t / 2 * s.stride, s.Vp);
             const uint32_t *rows = reinterpret_cast<const uint32_t *>(work.rows);
             multiply_blocks(p.grad_words, ld, rows, pairs, p.grad_queries, s.Dp, padded, s.Dp);
             for (int64_t n = 0; n < s.Mp; n += M)
@@ -695,12 +796,13 @@ struct Tile {
             return;
         }
 #endif
-        multiply_blocks(p.scores, s.stride, work.rows, s.N, p.grad_queries, s.Dp, padded, s.Dp);
+        multiply_blocks(p.scores, s.stride, work.rows, s.V, p.grad_queries, s.Dp, padded, s.Dp);
         for (int64_t n = 0; n < s.Mp; n += M)
             multiply_rows(p.scores + n, s.stride, 1, p.queries, s.Dp, padded, p.grad_drawn + n * s.Dp, s.Dp, !first);
     }
 
     void write() {
+        if (s.A * s.C > 1) return write_components();
         for (int64_t t = 0; t < count; t++) {
             const int64_t e = start + t;
             const float *x = p.moved_from + t * s.Dp, *q = p.queries + t * s.Dp, *o = p.own + t * s.Dp;
@@ -739,16 +841,47 @@ struct Tile {
             if (c.grad_own_bias) put(p.grad_positive + t, c.grad_own_bias + e, 1, c.add);
         }
     }
+
+    void write_components() {
+        for (int64_t t = 0; t < count; t++) {
+            const int64_t e = start + t, r = relation(c, e);
+            const float *block = c.block + r * c.parameters, *pulls = p.own_pulls + t * s.A * s.C;
+            float *grad_block = p.grad_block + r * c.parameters;
+            const float *queries = p.queries + t * s.A * s.Dp, *own = p.own + t * s.C * s.Dp;
+            for (int64_t a = 0; a < s.A; a++) {
+                const int64_t v = t * s.A + a;
+                float *grad = p.grad_queries + v * s.Dp;
+                for (int64_t b = 0; b < s.C; b++)
+                    add_to(grad, own + b * s.Dp, p.grad_positive[t] * pulls[a * s.C + b], s.Dp);
+                if (c.comparator == COSINE) unnormalise(grad, p.queries + v * s.Dp, p.inverse[v], s.Dp);
+                if (!c.moves_candidates) move_back(c, p.moved_from + v * s.Dp, block, grad, grad_block);
+                put(grad, c.grad_anchors + (e * s.A + a) * s.D, s.D, c.add);
+            }
+            for (int64_t b = 0; b < s.C; b++) {
+                const int64_t v = t * s.C + b;
+                float *grad = p.grad_own + v * s.Dp;
+                memset(grad, 0, s.Dp * sizeof(float));
+                for (int64_t a = 0; a < s.A; a++)
+                    add_to(grad, queries + a * s.Dp, p.grad_positive[t] * pulls[a * s.C + b], s.Dp);
+                if (c.comparator == COSINE) unnormalise(grad, p.own + v * s.Dp, p.own_inverse[v], s.Dp);
+                if (c.moves_candidates) move_back(c, p.moved_from + v * s.Dp, block, grad, grad_block);
+                put(grad, c.grad_own + (e * s.C + b) * s.D, s.D, c.add);
+            }
+            if (c.grad_anchor_bias) put(p.grad_offset + t, c.grad_anchor_bias + e, 1, c.add);
+            if (c.grad_own_bias) put(p.grad_positive + t, c.grad_own_bias + e, 1, c.add);
+        }
+    }
 };
 
 void edges(const Contrast &c, const Work &work, int64_t thread) {
     const int64_t begin = first_of(c.size, thread, c.threads), end = first_of(c.size, thread + 1, c.threads);
     Tile tile(c, work, thread);
-    tile.fetch_ends(begin, smaller(begin + TILE, end));
-    for (tile.start = begin; tile.start < end; tile.start += TILE) {
-        tile.count = smaller(TILE, end - tile.start);
+    const int64_t most = TILE / c.pool.anchor;  // edges
+    tile.fetch_ends(begin, smaller(begin + most, end));
+    for (tile.start = begin; tile.start < end; tile.start += most) {
+        tile.count = smaller(most, end - tile.start);
         tile.gather();
-        tile.fetch_ends(tile.start + TILE, smaller(tile.start + 2 * TILE, end));
+        tile.fetch_ends(tile.start + most, smaller(tile.start + 2 * most, end));
         tile.score();
         tile.lose();
         tile.multiply_back();
@@ -776,10 +909,11 @@ void finish(const Contrast &c, const Work &work, int64_t thread) {
     const Piece mine(c, work.pieces + thread * work.piece);
     float *grad = mine.queries, *vector = mine.own;  // (Dp,)
     const int64_t end = first_of(s.N, thread + 1, c.threads);
-    for (int64_t n = first_of(s.N, thread, c.threads); n < end; n++) {
-        const float *from = row(c.drawn, n, s.D);
-        add_up(c, work, s.Dp, grad, [&](const Piece &p) { return p.grad_drawn + n * s.Dp; });
-        if (c.grad_drawn_bias)
+    for (int64_t at = first_of(s.N, thread, c.threads) * s.C; at < end * s.C; at++) {
+        const int64_t n = at / s.C, v = at % s.C * s.Np + n;  // a negative, and one of its vectors
+        const float *from = s.drawn(c, v);
+        add_up(c, work, s.Dp, grad, [&](const Piece &p) { return p.grad_drawn + v * s.Dp; });
+        if (c.grad_drawn_bias && v == n)
             add_up(c, work, 1, c.grad_drawn_bias + n, [&](const Piece &p) { return p.column_sums + n; });
         if (c.comparator != DOT) {
             copy(from, vector, s.D, s.Dp);
@@ -790,11 +924,11 @@ void finish(const Contrast &c, const Work &work, int64_t thread) {
             add_up(c, work, 1, &pull, [&](const Piece &p) { return p.column_pulls + n; });
             add_to(grad, vector, -pull, s.Dp);
         } else if (c.comparator == COSINE) {
-            scale_by(vector, work.inverse[n], s.Dp);
-            unnormalise(grad, vector, work.inverse[n], s.Dp);
+            scale_by(vector, work.inverse[v], s.Dp);
+            unnormalise(grad, vector, work.inverse[v], s.Dp);
         }
         if (c.moves_candidates) move_back(c, from, c.block, grad, mine.grad_block);
-        memcpy(c.grad_drawn + n * s.D, grad, s.D * sizeof(float));
+        memcpy(c.grad_drawn + at * s.D, grad, s.D * sizeof(float));
     }
 }
 

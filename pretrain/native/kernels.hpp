@@ -18,10 +18,19 @@ enum Comparator : int64_t { DOT, COSINE, L2, SQUARED_L2 };
 enum Loss : int64_t { SOFTMAX, LOGISTIC, RANKING };
 enum Reduction : int64_t { SUM, MEAN, ADVERSARIAL };
 
-// Rows of a matrix (n, D): those that `rows` names, or without it the first n.
+// Rows of a matrix (n, D), with components (n, C D): those that `rows` names, or without it the first n.
 struct Rows {
     const float *matrix;
     const int64_t *rows;
+};
+
+// How the similarities of an anchor's components with a candidate's become a score; one component of both is the plain
+// case, in which nothing is pooled.
+struct Pool {
+    int64_t anchor, candidate;  // components, whose vectors lie side by side in a row
+    int64_t smooth;             // smoothmax; else the largest
+    float sharpness;            // 1 over the temperature of the smoothmax
+    float even, rest;           // a positive's score is even * sum + rest * pooled
 };
 
 // One question for a batch: scores of every anchor with its own candidate and the shared negatives, the loss, and all
@@ -29,6 +38,7 @@ struct Rows {
 struct Contrast {
     int64_t size, negatives, dim, relations, parameters;  // B, N, D, U, P
     Rows anchors, own, drawn;                             // B, B and N of them
+    Pool pool;
 
     Operator op;
     int64_t moves_candidates;  // the operator moves own and drawn ones in place of the anchors; U is 1 then

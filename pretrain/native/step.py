@@ -18,7 +18,8 @@ from torch import Tensor
 
 from pretrain.config import TrainConfig
 from pretrain.movers import Form, Moved, Mover, Offset
-from pretrain.native.bindings import Contrast, Penalty, Update, has_bfloat16, library
+from pretrain.native.bindings import Contrast, Penalty, Pool, Update, has_bfloat16, library
+from pretrain.pooling import Pooling, Widened
 from pretrain.regularisers import Factors
 from pretrain.step import Batch, Gradients, Place, Sampled, distinct, joined, parts
 
@@ -61,6 +62,18 @@ class NativeStep:
             offset=config.score_offset,
             half=uses_bfloat16(config),
             threads=self.threads,
+        )
+
+    def pool(self, anchors: int, candidates: int) -> Pool:
+        """How so many components of an anchor and of a candidate make a score."""
+        pooling, pairs = Pooling.of(self.config), anchors * candidates
+        return Pool(
+            anchor=anchors,
+            candidate=candidates,
+            smooth=pooling.kind == "smoothmax",
+            sharpness=1 / pooling.temperature,
+            even=pooling.each(pairs) if pairs > 1 else 0.0,
+            rest=1 - pooling.regularization if pairs > 1 else 1.0,
         )
 
     def __call__(
@@ -244,13 +257,20 @@ class _Ask:
         return gradient
 
     def _fresh(self, size: int) -> _Grads:
-        dim, negatives = self.asked.table.shape[1], len(self.sampled.rows)
-        shapes: tuple[tuple[int, ...], ...] = ((size,), (size, dim), (size, dim), (negatives, dim), (size,), (size,))
+        (given, asked), negatives = (end.table.shape[1] for end in (self.anchor, self.asked)), len(self.sampled.rows)
+        shapes: tuple[tuple[int, ...], ...] = (
+            (size,),
+            (size, given),
+            (size, asked),
+            (negatives, asked),
+            (size,),
+            (size,),
+        )
         return _Grads(*(self.asked.table.new_zeros(shape) for shape in (*shapes, (negatives,))))
 
     def _by_rows(self, known: _Known, block: Tensor, which: Tensor | None, at: Place, grads: _Grads) -> Tensor:
         """Let the kernels gather and move."""
-        first, shift = known.parameters(block, self.asked.table.shape[1])
+        first, shift = known.parameters(block, self.step.config.dim)
         grad_first, grad_shift = torch.empty_like(first), None if shift is None else torch.empty_like(shift)
         call = self._call(at, grads)
         call.rows("anchors", self.anchor.table, _picked(self.anchor.own, at))
@@ -264,7 +284,8 @@ class _Ask:
 
     def _moved(self, block: Tensor, which: Tensor | None, at: Place, grads: _Grads) -> Tensor:
         """Move in torch what the kernels cannot, and take the gradients back from there."""
-        mover, size = self.form.mover, len(grads.losses)
+        config, size = self.step.config, len(grads.losses)
+        mover = Widened(self.form.mover, config.dim) if config.has_mixtures else self.form.mover
         call = self._call(at, grads)
         call.set(relations=1)
         if self.form.moves == "anchors":
@@ -292,9 +313,10 @@ class _Ask:
 
     def _call(self, at: Place, grads: _Grads) -> "_Call":
         """Fill in all but where the vectors come from and what moves them."""
-        sampled, own = self.sampled, _picked(self.asked.own, at)
+        sampled, own, dim = self.sampled, _picked(self.asked.own, at), self.step.config.dim
         call = _Call(self.step.settled)
-        call.set(size=own.shape[0], negatives=sampled.rows.shape[0], dim=self.asked.table.shape[1])
+        call.set(size=own.shape[0], negatives=sampled.rows.shape[0], dim=dim)
+        call.set(pool=self.step.pool(*(end.table.shape[1] // dim for end in (self.anchor, self.asked))))
         call.set(add=self.add or not self.direct)
         call.point(own_ids=own, drawn_ids=sampled.rows, weights=_picked(self.weights, at))
         call.point(log_expected=sampled.log_expected)
@@ -319,7 +341,7 @@ class _Call:
         self._arguments = Contrast.from_buffer_copy(settled)
         self._kept: dict[str, Any] = {}
 
-    def set(self, **numbers: float) -> None:
+    def set(self, **numbers: float | Pool) -> None:
         for name, number in numbers.items():
             setattr(self._arguments, name, number)
 

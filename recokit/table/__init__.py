@@ -13,13 +13,14 @@ __all__ = [
     "TableLike",
     "Version",
     "id_array",
+    "load_table",
     "num_parameters",
     "open_version",
     "write_version",
 ]
 
 from recokit.table.ids import Ids, IdType, id_array
-from recokit.table.mixtures import Mixture
+from recokit.table.mixtures import Mixture, load_table
 from recokit.table.relations import Operator, RelationParameters, num_parameters
 from recokit.table.store import EmbeddingStore
 from recokit.table.vectors import Comparator, EmbeddingTable

@@ -12,13 +12,13 @@ clusters: both are weighted rows of a table.
 Shapes: N entities, C components of an entity, D dimension, B batch.
 """
 
-__all__ = ["Mixture"]
+__all__ = ["Mixture", "load_table"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +44,12 @@ from recokit.table.folder import (
 from recokit.table.id_column import IdColumn
 from recokit.table.ids import Ids, IdType
 from recokit.table.vectors import Comparator, EmbeddingTable
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+    from recokit.frame.reading import Source
+    from recokit.mixture import InterestClusters, Smoothing
 
 FORMAT = "mixture-table/1"
 _MANIFEST = "table.json"
@@ -154,6 +160,7 @@ class Mixture:
         entity: str,
         version: str,
         comparator: Comparator = "cos",
+        bias: NDArray[Any] | None = None,
         name: str | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> "Mixture":
@@ -167,6 +174,7 @@ class Mixture:
             entity: The entity type.
             version: The version's name.
             comparator: What makes a score of a component and another vector.
+            bias: (N, C) of the components, or None.
             name: What a version calls the table of components; ``<entity>-components`` where not given.
             meta: What should be known; JSON.
 
@@ -183,6 +191,7 @@ class Mixture:
             entity=f"{entity}-component",
             version=version,
             comparator=comparator,
+            bias=None if bias is None else np.asarray(bias).reshape(-1),
         )
         rows = np.arange(count * num_components).reshape(count, num_components)
         return cls.from_rows(ids, rows, weights, components=components, entity=entity, name=name, meta=meta)
@@ -230,6 +239,82 @@ class Mixture:
             meta=json_object(meta or {}, f"meta of {what}"),
             path=None,
             _column=column,
+        )
+
+    @classmethod
+    def from_engagement(
+        cls,
+        log: "Source",
+        items: EmbeddingTable,
+        clusters: "int | InterestClusters" = 1000,
+        *,
+        top: int = 5,
+        vectors: Literal["centroid", "medoid"] = "centroid",
+        columns: Mapping[str, str] | None = None,
+        weights: Mapping[str, float] | None = None,
+        half_life: "float | str | timedelta | None" = None,
+        now: "float | str | datetime | None" = None,
+        smoothing: "Smoothing | None" = None,
+        entity: str = "user",
+        id_type: IdType | None = None,
+        relation: str | None = None,
+        seed: int = 0,
+        iterations: int = 25,
+        threads: int | None = None,
+    ) -> "Mixture":
+        """Make a mixture of each source's most engaged clusters of items (TwHIN, El-Kishky et al. 2022, 4.4, Eq. 3).
+
+        Items are clustered by k-means, and a source's mixture is the share of its engagement that went to its ``top``
+        clusters. Nothing is trained: any source with a log has one. ``recokit.mixture`` has the parts of this, such as
+        clusters that are fitted once and used for every new log.
+
+        Args:
+            log: Interactions: a frame, a Parquet or CSV file, or several; columns source, target[, weight][, time].
+                Those with items that are not in ``items`` are passed over; a source without any other gets no row.
+                ``meta`` counts both.
+            items: The vectors of the log's targets.
+            clusters: How many clusters of items, or clusters that were fitted before.
+            top: How many clusters a mixture keeps.
+            vectors: What stands for a cluster: its centroid, or its medoid, which is a real item.
+            columns: What the log calls its columns, where that is something else: ``{"source": "user_id"}``.
+            weights: What an interaction weighs by the content of the column weight, which then names its type.
+            half_life: An interaction counts half as much with every half-life that it is older: a number in the unit of
+                the column time (seconds, where that holds times), or a duration such as ``"30d"``.
+            now: The time at which this is asked: a log that knows what comes later is refused.
+            smoothing: Lean on the nearest users before the top clusters are kept (kNN-Embed).
+            entity: The entity type of the sources.
+            id_type: What the ids of the sources have to be; what they are, where not given.
+            relation: The relation that the log holds edges of: a sketch of them is kept in ``meta``.
+            seed: Of k-means; same seed, same bytes. This and what follows say nothing where clusters are given.
+            iterations: Of k-means.
+            threads: Of k-means; None for all that this process may use.
+
+        Returns:
+            A mixture whose components are the clusters' vectors, each named by its medoid, ids in ascending order.
+
+        Raises:
+            ConfigError: A setting is out of range, or there are fewer items than clusters.
+            DataError: The log is not one, or an interaction is later than ``now``.
+            VersionError: The clusters are of another version than the items.
+            MissingDependencyError: Clusters have to be fitted, and faiss is not installed.
+        """
+        from recokit.mixture import InterestClusters
+
+        if not isinstance(clusters, InterestClusters):
+            clusters = InterestClusters.fit(items, clusters, seed=seed, iterations=iterations, threads=threads)
+        return clusters.transform(
+            log,
+            items,
+            top=top,
+            vectors=vectors,
+            columns=columns,
+            weights=weights,
+            half_life=half_life,
+            now=now,
+            smoothing=smoothing,
+            entity=entity,
+            id_type=id_type,
+            relation=relation,
         )
 
     @classmethod
@@ -310,6 +395,21 @@ class Mixture:
         manifest = inside / _MANIFEST
         entry: FileEntry = {"bytes": manifest.stat().st_size, "sha256": sha256_of(manifest)}
         return {**files, f"{self.components_name}/{_MANIFEST}": entry}
+
+
+def load_table(path: str | Path, *, verify: bool = False) -> EmbeddingTable | Mixture:
+    """Open a table's folder, of vectors or of mixtures, as its ``table.json`` says.
+
+    Raises:
+        FormatError: The folder is no table, damaged, or of a format that this release does not read.
+        ChecksumError: With ``verify``, a file's bytes have changed.
+    """
+    try:
+        content = read_json(local_folder(path) / _MANIFEST)
+    except (OSError, FormatError):
+        content = None  # what is wrong with it is for the reader of tables to say
+    mixed = isinstance(content, dict) and content.get("format") == FORMAT
+    return Mixture.load(path, verify=verify) if mixed else EmbeddingTable.load(path, verify=verify)
 
 
 def _checked_rows(rows: NDArray[Any], count: int, components: EmbeddingTable, what: str) -> NDArray[np.int64]:
