@@ -7,6 +7,13 @@ The network: items belong to one topic each. A user has one to five topics of di
 each other: no two topics go together, so no point of the space is near all of a user's, and a single vector has to
 choose or to compromise. Ids are row numbers.
 
+    planted = planted_interests(users=2000, items=2000)
+    majority, share = component_interests(mixture.components.vectors, items.vectors, planted.topic)
+    purity(share, mixture.component_rows, mixture.weights)
+    interest_recall(planted.interests, majority, mixture.component_rows, mixture.weights)
+
+(with the rows of tables in the order of the ids, or ``interests`` and ``topic`` in theirs.)
+
 The measures, fixed before anything was measured with them:
 
 - The *interest of a component* (a vector of a user) is the topic of the majority of its 20 nearest items by cosine,
@@ -110,7 +117,7 @@ def planted_interests(
     _check(users=users, items=items, topics=topics, most=most, degree=degree)
     if not most <= topics <= items:
         raise ConfigError(f"most, topics and items are {most}, {topics} and {items}, expected none above the next")
-    for name, share in (("noise", noise), ("held_out", held_out), ("least", least)):
+    for name, share in (("noise", noise), ("held_out", held_out)):
         if not 0.0 <= share < 1.0:
             raise ConfigError(f"{name} is {share}, expected 0 or more and less than 1")
     if not 0.0 < least * most <= 1.0:
@@ -118,7 +125,7 @@ def planted_interests(
     rng = np.random.default_rng(seed)
     topic = rng.permutation(items) % topics
     weights = _weights(rng, users, topics, most, least)
-    user, item = _edges(rng, weights, topic, degree, noise, exponent)
+    user, item = _edges(rng, weights, topic, degree=degree, noise=noise, exponent=exponent)
     hidden = _hidden(rng, user, held_out)
     edges = pd.DataFrame({"source": user, "target": item})
     return PlantedInterests(
@@ -166,7 +173,7 @@ def component_interests(
 
 
 def purity(share: Floats, rows: Ints, weights: NDArray[np.floating]) -> Floats:
-    """Purity of each user: the mean of the components' purities by weight, ``sum over c of w_c p_c / sum of w_c``, (U,).
+    """Mean of the components' purities of each user by weight, ``sum over c of w_c p_c / sum of w_c``, (U,).
 
     Args:
         share: Purity of each component, (N,), from ``component_interests``.
@@ -246,18 +253,20 @@ def _weights(rng: np.random.Generator, users: int, topics: int, most: int, least
     rest /= rest.sum(axis=1, keepdims=True)  # uniform on the simplex
     weights = np.zeros((users, topics))
     np.put_along_axis(weights, chosen, there * (least + (1.0 - least * num[:, None]) * rest), axis=1)
-    return weights / weights.sum(axis=1, keepdims=True)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
 
 
 def _edges(
-    rng: np.random.Generator, weights: Floats, topic: Ints, degree: int, noise: float, exponent: float
+    rng: np.random.Generator, weights: Floats, topic: Ints, *, degree: int, noise: float, exponent: float
 ) -> tuple[Ints, Ints]:
     """Draw the edges: users (E,) and items (E,), sorted by user and interest, noise last; no pair twice."""
     users, topics = weights.shape
-    num_noise = rng.binomial(degree, noise, users)
+    num_noise = rng.binomial(degree, noise, size=(users, 1))
     # One phase a user, and a step of 1 from there: each interest gets its part of the edges, rounded up or down.
-    upto = np.floor(np.cumsum(weights, axis=1) * (degree - num_noise)[:, None] + rng.random((users, 1)) + 1e-9)
-    wanted = np.hstack([np.diff(upto, axis=1, prepend=0.0), num_noise[:, None]]).astype(np.int64)  # (U, T + 1)
+    upto = np.floor(np.cumsum(weights, axis=1) * (degree - num_noise) + rng.random((users, 1)) + 1e-9)
+    upto = np.minimum(upto, degree - num_noise)
+    wanted = np.hstack([np.diff(upto, axis=1, prepend=0.0), num_noise]).astype(np.int64)  # (U, T + 1)
 
     order = np.argsort(topic, kind="stable")  # items by topic, (M,); the first of a topic is its most popular one
     first = np.searchsorted(topic[order], np.arange(topics + 1))
@@ -270,8 +279,8 @@ def _edges(
     part = slot % (topics + 1)
     drawn = rng.uniform(low[part], high[part])
     item = order[np.clip(np.searchsorted(mass, drawn, side="right") - 1, 0, len(order) - 1)]
-    kept = _first_of(slot // (topics + 1) * len(order) + item)  # of a pair drawn twice
-    slot, item = slot[kept], item[kept]
+    first_time = _first_of(slot // (topics + 1) * len(order) + item)
+    slot, item = slot[first_time], item[first_time]
     place = np.arange(len(slot)) - np.searchsorted(slot, slot)
     kept = place < wanted.ravel()[slot]
     return slot[kept] // (topics + 1), item[kept]

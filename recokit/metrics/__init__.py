@@ -3,7 +3,7 @@
 - ``ranking``: recall, precision, hit, reciprocal rank, NDCG and average precision, per query
 - ``auc``: ROC-AUC, pooled and per group, and PR-AUC
 - ``classification``: log loss, NE, RCE, NRCE, calibration
-- ``lists``: catalog coverage, intra-list similarity
+- ``lists``: catalog coverage; diversity: similarity within lists, categories and interests covered, overlap of lists
 - ``bootstrap``: intervals, of means over queries, of paired differences, of any weighted statistic
 
 Ranking metrics are arrays with one value per query; their mean is the metric that papers print, and the array is what
@@ -36,7 +36,18 @@ from recokit.metrics.classification import (
     reliability_table,
     undo_downsampling,
 )
-from recokit.metrics.lists import catalog_coverage, intra_list_similarity
+from recokit.metrics.lists import (
+    CandidateLists,
+    Categories,
+    catalog_coverage,
+    categories_covered,
+    category_entropy,
+    interest_entropy,
+    intra_list_distance,
+    intra_list_similarity,
+    list_overlap,
+    relevant_interests_covered,
+)
 from recokit.metrics.ranking import (
     Norm,
     Rankings,
@@ -50,6 +61,8 @@ from recokit.metrics.ranking import (
 )
 
 __all__ = [
+    "CandidateLists",
+    "Categories",
     "GroupAUC",
     "GroupWeight",
     "Interval",
@@ -63,11 +76,16 @@ __all__ = [
     "bootstrap_statistic",
     "calibration",
     "catalog_coverage",
+    "categories_covered",
+    "category_entropy",
     "cross_entropy",
     "group_auc",
     "hit_at_k",
+    "interest_entropy",
     "interval",
+    "intra_list_distance",
     "intra_list_similarity",
+    "list_overlap",
     "log_loss",
     "ndcg_at_k",
     "normalized_entropy",
@@ -79,6 +97,7 @@ __all__ = [
     "rce",
     "recall_at_k",
     "reciprocal_rank",
+    "relevant_interests_covered",
     "reliability_table",
     "roc_auc",
     "undo_downsampling",

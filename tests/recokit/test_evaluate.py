@@ -15,7 +15,12 @@ from recokit.metrics import (
     bootstrap_statistic,
     calibration,
     catalog_coverage,
+    categories_covered,
+    category_entropy,
     group_auc,
+    interest_entropy,
+    intra_list_distance,
+    list_overlap,
     log_loss,
     normalized_entropy,
     paired_bootstrap,
@@ -23,6 +28,7 @@ from recokit.metrics import (
     rce,
     recall_at_k,
     reciprocal_rank,
+    relevant_interests_covered,
     roc_auc,
 )
 from recokit.table import EmbeddingTable
@@ -135,6 +141,161 @@ def test_differences_are_paired_by_query():
     assert found.protocol["candidates"] == "lists of at most 20"
     same = compare_candidates(a, a, relevant, k=10, bootstrap=20)
     assert {(result.value, result.low, result.high) for result in same.results} == {(0.0, 0.0, 0.0)}
+
+
+def mixed_lists(seed, longest=8):
+    """Lists of 0 to ``longest`` candidates, found by three components, and what there is to say of them with."""
+    frame = lists(seed, queries=60, length=longest)
+    rng = np.random.default_rng(seed + 100)
+    length = rng.integers(0, longest + 1, 60)
+    frame = frame[frame["rank"] <= length[frame["query"].str[1:].astype(int)]]
+    return frame.assign(component=rng.integers(0, 3, len(frame)))
+
+
+@pytest.fixture
+def aspects():
+    rng = np.random.default_rng(3)
+    vectors = rng.standard_normal((45, 4)).astype(np.float32)  # i45 to i54 have none
+    items = EmbeddingTable.from_arrays([f"i{i}" for i in range(45)], vectors, entity="item", version="v7")
+    categories = pd.DataFrame({"candidate": [f"i{i}" for i in range(40)] * 2, "category": rng.integers(0, 5, 80)})
+    return {"vectors": items, "categories": categories, "baseline": mixed_lists(50, longest=4)}
+
+
+def metric_of_lists(frame, relevant, aspects, k):
+    """Values of the public metrics for every query of ``relevant``, NaN where there is none."""
+    queries = relevant["query"].unique()
+    found = {
+        f"intra_list_distance@{k}": intra_list_distance(frame, aspects["vectors"], k=k),
+        f"categories@{k}": categories_covered(frame, aspects["categories"], k=k).reindex(queries, fill_value=0.0),
+        f"category_entropy@{k}": category_entropy(frame, aspects["categories"], k=k),
+        f"relevant_interests_covered@{k}": relevant_interests_covered(frame, relevant, aspects["categories"], k=k),
+        f"interest_entropy@{k}": interest_entropy(frame, k=k),
+        f"overlap@{k}": list_overlap(frame, aspects["baseline"], k=k),
+    }
+    return {metric: values.reindex(queries).to_numpy() for metric, values in found.items()}
+
+
+def resampled(values, samples):
+    """Means of the values that are there under the resamples of a bootstrap over all queries, written as a loop."""
+    rng = np.random.default_rng(0)
+    drawn = [values[rng.integers(len(values), size=len(values))] for _ in range(samples)]
+    return np.quantile([np.nanmean(each) for each in drawn], [0.025, 0.975])
+
+
+def test_diversity_is_a_mean_over_the_queries_that_have_a_value(aspects):
+    frame, relevant = mixed_lists(0), relevant_pairs()
+    plain = evaluate_candidates(frame.drop(columns="component"), relevant, k=(2, 5), bootstrap=100)
+    report = evaluate_candidates(frame, relevant, k=(2, 5), bootstrap=100, seed=3, **aspects)
+    expected = {**metric_of_lists(frame, relevant, aspects, 2), **metric_of_lists(frame, relevant, aspects, 5)}
+    found = {result.metric: result for result in report.results[len(plain.results) :]}
+    assert [*found] == [metric for name in [*expected][:6] for metric in (name, name.replace("@2", "@5"))]
+    for metric, values in expected.items():
+        result = found[metric]
+        assert result.n == np.isfinite(values).sum()
+        assert result.value == pytest.approx(np.nanmean(values))
+        assert (result.low, result.high) == pytest.approx(tuple(resampled(values, 100)))
+        assert (result.name, result.seed, result.group) == ("candidates", 3, None)
+    assert found["categories@5"].n == 51
+    assert found["intra_list_distance@5"].n < found["category_entropy@5"].n < 51
+    assert found["interest_entropy@2"].n == frame["query"].isin(relevant["query"]).groupby(frame["query"]).first().sum()
+
+
+def test_diversity_says_what_it_was_made_with(aspects):
+    frame, relevant = mixed_lists(0), relevant_pairs()
+    report = evaluate_candidates(frame, relevant, k=5, bootstrap=0, protocol={"split": "by time"}, **aspects)
+    accuracy, diversity = report.results[0].protocol, report.results[-1].protocol
+    listed = frame["candidate"].unique()
+    without = [sum(int(item[1:]) >= num for item in listed) for num in (45, 40)]
+    assert diversity["vectors"] == f"item of version v7, without {without[0]} of {len(listed)} listed candidates"
+    assert diversity["categories"] == f"5, with {without[1]} of {len(listed)} listed candidates in none"
+    assert diversity["baseline"] == "lists of at most 4"
+    counts = {result.metric: 51 - result.n for result in report.results if result.n < 51}
+    said = ", ".join(f"{metric} {num}" for metric, num in counts.items())
+    assert diversity["queries_without_a_value"] == said
+    assert said.startswith("intra_list_distance@5 ")
+    assert accuracy == {key: diversity[key] for key in accuracy}
+    assert accuracy["split"] == "by time"
+
+
+def test_what_is_said_of_diversity_changes_nothing_else(aspects):
+    frame, relevant = mixed_lists(0), relevant_pairs()
+    plain = frame.drop(columns="component")
+    catalog = [f"i{i}" for i in range(60)]
+    before = evaluate_candidates(plain, relevant, k=(2, 5), catalog=catalog, bootstrap=50).results
+    after = evaluate_candidates(frame, relevant, k=(2, 5), catalog=catalog, bootstrap=50, **aspects).results
+    assert [result.metric for result in before] == [
+        *("recall@2", "recall@5", "hit@2", "hit@5", "ndcg@2", "ndcg@5", "map@2[rel]", "map@5[rel]", "mrr"),
+        *("catalog_coverage@2", "catalog_coverage@5"),
+    ]
+    kept = {result.metric for result in before}
+    assert [result for result in after if result.metric in kept] == before  # to the last bit
+    before = compare_candidates(plain, mixed_lists(1), relevant, k=5, bootstrap=50).results
+    after = compare_candidates(frame, mixed_lists(1), relevant, k=5, bootstrap=50, **aspects).results
+    assert after[: len(before)] == before
+
+
+def test_each_aspect_comes_by_itself(aspects):
+    frame, relevant = mixed_lists(0), relevant_pairs()
+    plain = frame.drop(columns="component")
+    names = {
+        "vectors": ["intra_list_distance@5"],
+        "categories": ["categories@5", "category_entropy@5", "relevant_interests_covered@5"],
+        "baseline": ["overlap@5"],
+    }
+    for aspect, expected in names.items():
+        report = evaluate_candidates(plain, relevant, k=5, bootstrap=0, **{aspect: aspects[aspect]})
+        assert [result.metric for result in report.results[5:]] == expected
+    report = evaluate_candidates(frame, relevant, k=5, bootstrap=0)
+    assert [result.metric for result in report.results[5:]] == ["interest_entropy@5"]
+
+
+def test_differences_of_diversity_are_over_queries_that_have_both(aspects):
+    a, b, relevant = mixed_lists(0), mixed_lists(1), relevant_pairs()
+    b = b[b["candidate"].str[1:].astype(int) < 45]
+    report = compare_candidates(a, b, relevant, k=5, bootstrap=100, **aspects)
+    first, second = (metric_of_lists(frame, relevant, aspects, 5) for frame in (a, b))
+    found = {result.metric: result for result in report.results[5:]}
+    assert [*found] == [*first]
+    for metric, result in found.items():
+        difference = first[metric] - second[metric]
+        assert result.n == np.isfinite(difference).sum()
+        assert result.value == pytest.approx(np.nanmean(difference))
+        assert (result.low, result.high) == pytest.approx(tuple(resampled(difference, 100)))
+    distance = found["intra_list_distance@5"]
+    assert distance.n < min(np.isfinite(values["intra_list_distance@5"]).sum() for values in (first, second))
+    protocol = distance.protocol
+    assert protocol["difference"] == "paired by query"
+    assert f"intra_list_distance@5 {51 - distance.n}" in protocol["queries_without_a_value"]
+    assert protocol["baseline"] == "lists of at most 4"
+    said = [f"item of version v7, without {num} listed candidates" for num in ("5 of 50", "0 of 45")]
+    assert protocol["vectors"] == " - ".join(said)
+    one_sided = compare_candidates(a, b.drop(columns="component"), relevant, k=5, bootstrap=0)
+    assert [result.metric for result in one_sided.results] == ["recall@5", "hit@5", "ndcg@5", "map@5[rel]", "mrr"]
+
+
+def test_seen_pairs_leave_the_baseline_too_and_ranks_close_up():
+    candidates = pd.DataFrame({"query": 1, "candidate": [10, 11, 12], "rank": [1, 2, 3]})
+    baseline = pd.DataFrame({"query": 1, "candidate": [10, 13, 12], "rank": [1, 2, 3]})
+    categories = pd.DataFrame({"candidate": [10, 11, 12], "category": ["x", "y", "z"]})
+    relevant, seen = pd.DataFrame({"query": [1], "candidate": [12]}), pd.DataFrame({"query": [1], "candidate": [10]})
+    report = evaluate_candidates(
+        candidates, relevant, k=(1, 2), seen=seen, baseline=baseline, categories=categories, bootstrap=0
+    )
+    # Left are 11, 12 and 13, 12: the first ones differ, of the first two they share one.
+    assert (report.value("overlap@1"), report.value("overlap@2")) == (0.0, 1 / 2)
+    assert (report.value("categories@1"), report.value("categories@2")) == (1.0, 2.0)
+    assert (report.value("relevant_interests_covered@1"), report.value("relevant_interests_covered@2")) == (0.0, 1.0)
+
+
+def test_a_metric_that_no_query_has_is_nan_of_none():
+    candidates = pd.DataFrame({"query": [1, 2], "candidate": [10, 11], "rank": [1, 1]})
+    relevant = pd.DataFrame({"query": [1, 2], "candidate": [11, 11]})
+    items = EmbeddingTable.from_arrays([10, 11], np.eye(2, dtype=np.float32), entity="item", version="v1")
+    report = evaluate_candidates(candidates, relevant, k=1, vectors=items, bootstrap=20)
+    found = report.results[-1]
+    assert (found.metric, found.n) == ("intra_list_distance@1", 0)
+    assert np.isnan([found.value, found.low, found.high]).all()
+    assert report.to_dict()["results"][-1]["value"] is None
 
 
 def test_nothing_relevant_is_refused():
