@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from recokit.errors import DataError, FormatError, VersionError
+from recokit.errors import ConfigError, DataError, FormatError, VersionError
 from recokit.table.folder import (
     FileEntry,
     check_files,
@@ -458,7 +458,10 @@ def _is_table(folder: Path, table: EmbeddingTable) -> bool:
 
 
 def _find_components(folder: Path, name: str) -> Path:
-    check_name(name, f"the components of {folder / _MANIFEST}")
+    try:
+        check_name(name, f"{folder / _MANIFEST}: 'components'")
+    except ConfigError as error:  # what a file says is no setting
+        raise FormatError(str(error)) from error
     for place in (folder / name, folder.parent / name):
         if (place / _MANIFEST).is_file():
             return place

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index_oracle import all_scores
+from index_oracle import COMPARATORS, all_scores
 
 from recokit.candidates import CandidateGenerator
 from recokit.errors import ConfigError, DataError, VersionError
-from recokit.index import ExactIndex, FaissIndex, HNSWIndex, filtered
+from recokit.index import ExactIndex, FaissIndex, HNSWIndex, filtered, scoring
 from recokit.table import EmbeddingTable, RelationParameters
 
 APPROXIMATE = {
@@ -106,6 +106,28 @@ def test_no_list_is_shorter_than_it_has_to_be(build, scanned_per_fetched, monkey
         own = all_scores(items, users.vectors)
         assert frame["score"].tolist() == [own[q, c] for q, c in found]
         assert (frame.groupby("query")["score"].diff().dropna() <= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("comparator", COMPARATORS)
+def test_lists_are_scored_as_pairs_to_the_byte(comparator, dtype, monkeypatch):
+    """In blocks of any size, for dimensions on both sides of what a processor sums at once, and in any order."""
+    rng = np.random.default_rng(0)
+    for dim in (1, 2, 3, 7, 8, 15, 16, 17, 33, 64, 65, 130):
+        vectors = rng.normal(size=(40, dim)).astype(dtype)
+        vectors[3] = 0
+        table = EmbeddingTable.from_arrays(
+            np.arange(40), vectors, entity="item", version="v1", comparator=comparator,
+            bias=rng.normal(size=40).astype(np.float32) if comparator == "dot" else None,
+        )  # fmt: skip
+        for shape in ((1, 1), (1, 30), (30, 1), (5, 13)):
+            queries = rng.normal(size=(shape[0], dim)).astype(np.float32)
+            rows = rng.integers(-1, 40, shape)
+            monkeypatch.setattr(scoring, "_PAIR_BLOCK", int(rng.choice([1, 3 * dim, 1 << 17])))
+            positions, order = np.repeat(np.arange(shape[0]), shape[1]), rng.permutation(rows.size)
+            pairs = scoring.score_pairs(table, queries, positions[order], rows.ravel()[order])
+            lists = scoring.score_lists(table, queries, rows).ravel()[order]
+            assert lists.tobytes() == pairs.tobytes()
 
 
 class Short:
