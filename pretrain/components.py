@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretrain.config import Side
+from pretrain.config import Side, check_choice
 from pretrain.edges import Edges
 from pretrain.graph import Graph
 from pretrain.model import Model
@@ -53,8 +53,9 @@ def mixture_weights(
         Entity type to weights (N, C) float32, of the types that have more than one component.
 
     Raises:
-        ConfigError: A relation is not there, or a temperature is not above 0.
+        ConfigError: A relation is not there, a temperature is not above 0, or ``per_edge`` is no choice.
     """
+    check_choice("mixture_weights", "per_edge", per_edge, ("sum", "softmax"))
     names = _named(model, relations)
     gamma = _temperatures(model, names, temperature)
     totals = {
@@ -62,7 +63,7 @@ def mixture_weights(
         for entity, vectors in model.vectors.items()
         if model.config.components_of(entity) > 1
     }
-    for name in names:
+    for name in names if totals else ():
         ends = model.relations[name]
         for rows, weights, matrix in similarities(model, graph, name):
             scaled = matrix.double() / gamma[name]  # (E, C_s, C_t)
@@ -86,7 +87,7 @@ def component_usage(model: Model, graph: Graph) -> dict[str, dict[str, Any]]:
         Entity type, of those with several components, to
 
         ``components``          how many an entity has
-        ``positives``           edges that were looked at
+        ``positives``           edges that were looked at, one between two entities of the type twice
         ``won``                 shares (C,) of the positives that each place wins; places mean nothing across entities,
                                 so that even shares are no merit, but one place that wins all is a collapse
         ``won_within``          the same by rank within an entity: what its busiest component wins on average, and so on
@@ -130,11 +131,12 @@ def _usage(model: Model, entity: str, counts: Tensor) -> dict[str, Any]:
 
 
 def _mean_distance(parts: Tensor) -> float:
-    """Mean of 1 - cos over the pairs of components of entities (N, C, n), as (|Σ u|² - C) / (C (C - 1))."""
+    """Mean of 1 - cos over the pairs of components of entities (N, C, n), as (|Σ u|² - Σ |u|²) / (C (C - 1))."""
     number, total = parts.shape[1], 0.0
     for part in parts.split(1 << 16):  # type: ignore[no-untyped-call]
         unit = torch.nn.functional.normalize(part.double(), dim=2)
-        total += float(((unit.sum(1).square().sum(1) - number) / (number * (number - 1))).sum())
+        squares = unit.square().sum((1, 2))  # C, but for vectors of zeros
+        total += float(((unit.sum(1).square().sum(1) - squares) / (number * (number - 1))).sum())
     return 1 - total / len(parts) if len(parts) else 0.0
 
 
@@ -158,7 +160,8 @@ def similarities(model: Model, graph: Graph, relation: str) -> Iterator[tuple[di
     comparator = comparator_of(config)
     inner = comparator.inner if isinstance(comparator, Pooled) else comparator
     operator, block = OPERATORS[model.operator_name(relation)], model.parameters[relation][None]
-    size = max(1, _NUMBERS // (config.width(ends.source) + config.width(ends.target)))
+    pairs = config.components_of(ends.source) * config.components_of(ends.target)
+    size = max(1, _NUMBERS // (config.width(ends.source) + config.width(ends.target) + pairs))
     for start in range(0, len(kept), size):
         part = kept[start : start + size]
         prepared: dict[Side, Tensor] = {}

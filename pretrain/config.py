@@ -87,10 +87,12 @@ class TrainConfig:
             RotatE, Eq. 5), in place of ``negative_reduction``; 0 is off.
         log_q: Correct the softmax for how often a negative is drawn (Bengio and Senecal 2008).
         components: Vectors of dimension ``dim`` of an entity, per entity type or for all: with more than one it is a
-            mixture (Brinkman et al. 2020), whose score with another is pooled over all pairs of components.
+            mixture (Brinkman et al. 2020), whose score with another is pooled over all pairs of components. At most 64.
         pooling: Over pairs of components: their ``"max"``, or ``"smoothmax"`` (Eq. 1).
         pooling_temperature: γ of the smoothmax; towards 0 it is the max.
         pooling_regularization: θ, how much of a positive's score is the average over all pairs (Eq. 2).
+        pooling_warmup: Share of the epochs that come first and pool by the mean of all pairs, at full learning rates, so
+            that items find their places before components part; then the optimizer's state starts anew.
         pooling_form: Eq. 2 ``"normalized"``, with that average, or as ``"printed"``, with their sum.
         weight_temperature: γ_T of the mixture weights that the training ends with (Eq. 5).
         bias: Learn a number per entity that is added to its scores; indexes search such tables under ``"dot"`` alone.
@@ -149,7 +151,8 @@ class TrainConfig:
     components: int | Mapping[str, int] = 1
     pooling: Literal["smoothmax", "max"] = "smoothmax"
     pooling_temperature: float = 0.1
-    pooling_regularization: float = 0.1
+    pooling_regularization: float = 0.05
+    pooling_warmup: float = 0.4
     pooling_form: Literal["normalized", "printed"] = "normalized"
     weight_temperature: float = 0.1
     bias: bool = False
@@ -207,6 +210,7 @@ class TrainConfig:
             at_least_zero=(
                 "margin",
                 "pooling_regularization",
+                "pooling_warmup",
                 "adversarial",
                 "l2",
                 "n3",
@@ -244,6 +248,15 @@ class TrainConfig:
         for entity, count in each.items():
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise ConfigError(f"{what}: components of {entity} must be a whole number of at least 1, got {count!r}")
+            if count > _MOST_COMPONENTS:
+                raise ConfigError(
+                    f"{what}: components of {entity} must be at most {_MOST_COMPONENTS}, which the kernels hold at "
+                    f"once, got {count}"
+                )
+        if self.pooling_warmup >= 1:
+            raise ConfigError(
+                f"{what}: pooling_warmup must be below 1, a share of the epochs, got {self.pooling_warmup}"
+            )
         if self.pooling_regularization > 1:
             raise ConfigError(
                 f"{what}: pooling_regularization must be at most 1, a share, got {self.pooling_regularization}"
@@ -262,6 +275,11 @@ class TrainConfig:
         """Whether any entity type may have more than one component."""
         each = self.components.values() if isinstance(self.components, Mapping) else (self.components,)
         return any(count > 1 for count in each)
+
+    @property
+    def epochs_of_means(self) -> int:
+        """How many epochs, the first ones, pool components by their mean."""
+        return int(self.epochs * self.pooling_warmup) if self.has_mixtures else 0
 
     def components_of(self, entity: str) -> int:
         """Components of an entity of a type."""
@@ -300,6 +318,7 @@ _ONLY_UNDER = {
     "adversarial": ("logistic", "ranking"),
     "negative_reduction": ("logistic", "ranking"),
 }
+_MOST_COMPONENTS = 64  # TILE of native/contrast.cpp: a tile holds all components of at least one anchor
 _NEGATIVES = ("uniform_negatives", "prevalence_negatives", "in_batch_negatives")
 
 

@@ -59,7 +59,8 @@ def export(
 
     Raises:
         VersionError: It exists already.
-        ConfigError: Its name, or that of an entity type or a network, is no safe folder name, or networks clash.
+        ConfigError: Its name, or that of an entity type or a network, is no safe folder name, or tables or networks
+            clash.
     """
     networks = {"": model} if isinstance(model, Model) else dict(model)
     check_networks(
@@ -74,6 +75,8 @@ def export(
     for network, part in networks.items():
         for entity in part.entities:
             of_entity = _tables(part, entity, _named(entity, network), version)
+            for name in of_entity.keys() & tables.keys():
+                raise ConfigError(f"export: {name!r} would be both an entity's table and one of components: rename one")
             tables |= of_entity
             if network:
                 network_of |= dict.fromkeys(of_entity, network)
@@ -260,7 +263,8 @@ def load_exported(version: Version | str | Path, *, network: str | None = None) 
         numbers = table.components if isinstance(table, Mixture) else table
         vectors[name] = torch.from_numpy(np.array(numbers.vectors, np.float32)).view(len(table), config.width(name))
         if numbers.bias is not None:
-            biases[name] = torch.from_numpy(np.array(numbers.bias).reshape(len(table), -1)[:, 0].copy())
+            of_components = np.array(numbers.bias).reshape(len(table), config.components_of(name))
+            biases[name] = torch.from_numpy(of_components[:, 0].copy())
         if isinstance(table, Mixture):
             weights[name] = np.array(table.weights)
     parameters: dict[str, Tensor] = {}

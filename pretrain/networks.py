@@ -18,7 +18,7 @@ from pretrain.config import TrainConfig
 from pretrain.export import check_networks
 from pretrain.graph import Graph
 from pretrain.model import Model
-from pretrain.train import check_alpha, train
+from pretrain.train import check_alpha, check_components, train
 from recokit.errors import ConfigError, closest
 
 Callback = Callable[[str, Mapping[str, Any]], None]
@@ -66,7 +66,11 @@ def train_networks(
         held_out = _held_out(validation, relations)
         models[name] = train(
             part,
-            config if not previous else dataclasses.replace(config, alpha=_alpha(config, part, name in previous)),
+            dataclasses.replace(
+                config,
+                components=_components(config, part),
+                alpha=_alpha(config, part, name in previous) if previous else config.alpha,
+            ),
             device=device,
             callback=None if callback is None else _named(callback, name),
             previous=(previous or {}).get(name),
@@ -90,6 +94,7 @@ def _check(
         if name not in networks:
             raise ConfigError(f"previous names the network {name!r}; {closest(name, networks)}")
     check_alpha(graph, config)
+    check_components(graph, config)
     for name, relations in networks.items():
         if not relations:
             raise ConfigError(f"network {name!r} has no relations")
@@ -118,6 +123,13 @@ def _alpha(config: TrainConfig, part: Graph, starts_from: bool) -> float | dict[
     if not isinstance(config.alpha, Mapping):
         return config.alpha
     return {entity: alpha for entity, alpha in config.alpha.items() if entity in part.entities}
+
+
+def _components(config: TrainConfig, part: Graph) -> int | dict[str, int]:
+    """Return the components of one network, which has a part of the entity types."""
+    if not isinstance(config.components, Mapping):
+        return config.components
+    return {entity: count for entity, count in config.components.items() if entity in part.entities}
 
 
 def _named(callback: Callback, network: str) -> Callable[[Mapping[str, Any]], None]:

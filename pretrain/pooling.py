@@ -12,8 +12,9 @@ form is there under its name; the mean is what the text means ("towards the aver
 Shapes: B anchors, N candidates, C_a and C_c components of either, n dimension of a component.
 """
 
-__all__ = ["Pooled", "Pooling", "Widened", "comparator_of", "smoothmax"]
+__all__ = ["Pooled", "Pooling", "Widened", "comparator_of", "of_means", "smoothmax"]
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,13 @@ from torch import Tensor
 from pretrain.comparators import COMPARATORS, Comparator
 from pretrain.config import TrainConfig
 from pretrain.movers import Mover
+
+_EVEN = 1e6  # a temperature at which the smoothmax of cosines, or of dot products of any use, is their mean
+
+
+def of_means(config: TrainConfig) -> TrainConfig:
+    """Return settings under which pairs of components are pooled by their mean."""
+    return dataclasses.replace(config, pooling="smoothmax", pooling_temperature=_EVEN, pooling_regularization=0.0)
 
 
 def smoothmax(similarities: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -122,7 +130,8 @@ class Pooled:
     def block(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scores (B, N) of every anchor with every candidate; all B C_a N C_c similarities are in memory meanwhile."""
         similarities, _ = self.inner.block(a.reshape(-1, self.dim), b.reshape(-1, self.dim))
-        parts = similarities.view(len(a), -1, len(b), b.shape[1] // self.dim).transpose(1, 2)  # (B, N, C_a, C_c)
+        left, right = a.shape[1] // self.dim, b.shape[1] // self.dim
+        parts = similarities.view(len(a), left, len(b), right).transpose(1, 2)  # (B, N, C_a, C_c)
         value, grad = self.pooling.negatives(parts.flatten(2))
         return value, grad
 
@@ -135,7 +144,7 @@ class Pooled:
         return parts[0].view_as(a), parts[1].view_as(b)
 
     def _apart(self, vectors: Tensor) -> Tensor:
-        return vectors.view(len(vectors), -1, self.dim)
+        return vectors.view(len(vectors), vectors.shape[1] // self.dim, self.dim)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from pretrain.movers import Form, forms
 from pretrain.native.bindings import large_pages
 from pretrain.negatives import KnownPositives, NegativeSampler
 from pretrain.operators import start
+from pretrain.pooling import of_means
 from pretrain.regularisers import Factors, penalty
 from pretrain.spectral import Ends, spectral_vectors
 from pretrain.step import Batch, Gradients, Sampled, Step
@@ -43,6 +44,7 @@ class Group:
     target: str
     operator: Operator
     step: StepOf
+    step_of_means: StepOf  # where components are pooled by their mean, as in the first epochs
     sources: Tensor  # (E,) rows
     targets: Tensor  # (E,) rows
     relations: Tensor  # (E,) rows of the operator's block
@@ -81,6 +83,7 @@ class Run:
         blocks: Operator to the parameters (R, P) of its relations, with ``block_state``.
         rows: Relation, or its reverse, to operator and row of the block.
         groups: Relations and their edges.
+        by_means: Whether components are pooled by their mean for now.
         anchors: Table to the vectors (N, D) to stay near, with the penalty (N,) of each row for an occurrence.
 
     Args:
@@ -112,6 +115,7 @@ class Run:
         self.blocks = self._start_blocks(generator or torch.Generator().manual_seed(config.seed))
         self.block_state = {operator: torch.zeros_like(block) for operator, block in self.blocks.items()}
         self.groups: list[Group] = []
+        self.by_means = False
         self.anchors: dict[str, tuple[Tensor, Tensor]] = {}
 
     @classmethod
@@ -232,16 +236,17 @@ class Run:
         if config.reciprocal and "source" in self._sides(relation):
             reverse = spread([self.rows[reverse_name(name)][1] for name in names])
         entering = self._forms(relation)
+        kind = Kind(self._operator(relation), relation.operator_side, len(names) == 1, self._sides(relation))
+        step, step_of_means = (
+            self.engine.make_step(entering["target"], entering["source"], settings, kind)
+            for settings in (config, of_means(config) if config.has_mixtures else config)
+        )
         group = Group(
             source=source,
             target=target,
             operator=self._operator(relation),
-            step=self.engine.make_step(
-                entering["target"],
-                entering["source"],
-                config,
-                Kind(self._operator(relation), relation.operator_side, len(names) == 1, self._sides(relation)),
-            ),
+            step=step,
+            step_of_means=step_of_means,
             one_relation=len(names) == 1,
             sources=tensor(sources),
             targets=tensor(targets),
@@ -367,7 +372,7 @@ class Run:
             group.reverse_of(positions),
             group.one_relation,
         )
-        gradients = group.step(
+        gradients = (group.step_of_means if self.by_means else group.step)(
             self.vectors[group.source],
             self.vectors[group.target],
             self.blocks[group.operator],
@@ -471,6 +476,12 @@ class Run:
             relations = [(gradients.relation_rows, gradients.relation_grads), *extra]
             rows, grads = (torch.cat(parts) for parts in zip(*relations, strict=True))
             update_(block, state, [(rows, grads)], rate * config.relation_learning_rate)
+
+    def forget_steps(self) -> None:
+        """Start the optimizer's state anew, so that steps are long again."""
+        for state in (self.vector_state, self.bias_state, self.block_state):
+            for tensor in state.values():
+                tensor.zero_()
 
     # -- what it has come to -----------------------------------------------------------------------------------------
 

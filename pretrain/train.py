@@ -152,8 +152,11 @@ def _check_validation(graph: Graph, config: TrainConfig, validation: Graph | Non
             raise ConfigError(
                 f"validation has edges of {name!r}, which is not trained; {closest(name, graph.relations)}"
             )
-    if config.evaluate_every > config.epochs:
-        raise ConfigError(f"evaluate_every is {config.evaluate_every}, so {config.epochs} epochs are never validated")
+    if config.epochs // config.evaluate_every <= config.epochs_of_means // config.evaluate_every:
+        first = f", the first {config.epochs_of_means} by means," if config.epochs_of_means else ""
+        raise ConfigError(
+            f"evaluate_every is {config.evaluate_every}, so {config.epochs} epochs{first} are never validated"
+        )
 
 
 def check_components(graph: Graph, config: TrainConfig) -> None:
@@ -218,16 +221,20 @@ class _Training:
 
     def _train_epoch(self) -> None:
         run, config = self.run, self.config
-        started, total_steps = time.perf_counter(), config.epochs * run.num_batches()
+        first_epochs = config.epochs_of_means
+        run.by_means = self.epoch <= first_epochs
+        if self.epoch == first_epochs + 1 and first_epochs and not self.batch:
+            run.forget_steps()
+        started, total_steps = time.perf_counter(), (config.epochs - first_epochs) * run.num_batches()
         batches = run.batches(self.epoch)
-        before = (self.epoch - 1) * len(batches)
+        before = (self.epoch - 1 - first_epochs) * len(batches)
         done = sum(len(positions) for _, positions in batches[: self.batch])
         first = done
         if self.replays is not None:
             self.replays.begin(batches[self.batch :])
         with run.engine.at_work():
             for group, positions in batches[self.batch :]:
-                rate = rate_of(config, before + self.batch, total_steps)
+                rate = 1.0 if run.by_means else rate_of(config, before + self.batch, total_steps)
                 if self.replays is not None:
                     self.replays.step(group, positions, rate)
                 else:
@@ -244,7 +251,8 @@ class _Training:
 
     def _end_epoch(self, speed: float) -> None:
         record = epoch_record(self.run, self.epoch, self.losses, self.weight_of, self.total)
-        if self.validation is not None and self.epoch % self.config.evaluate_every == 0:
+        settled = self.epoch > self.config.epochs_of_means  # or what is looked at is not what is trained
+        if self.validation is not None and settled and self.epoch % self.config.evaluate_every == 0:
             record[self.config.metric] = self._validate(self.validation)
         self.history.append(record)  # without the speed: the same seed gives the same bytes
         if self.config.metric in record and self._best_epoch() == self.epoch:

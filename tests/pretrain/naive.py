@@ -101,6 +101,28 @@ def edge_loss(loss, positive, negatives, *, margin=1.0, score_offset=0.0, shares
     raise KeyError(loss)
 
 
+def parts(vector, number):
+    """The components of an entity, whose vectors lie side by side."""
+    return list(np.asarray(vector).reshape(number, -1))
+
+
+def smoothmax(similarities, temperature):
+    """Brinkman et al. 2020, Eq. 1."""
+    exponents = [math.exp((m - max(similarities)) / temperature) for m in similarities]
+    return sum(m * e for m, e in zip(similarities, exponents, strict=True)) / sum(exponents)
+
+
+def pool(similarities, setting, *, positive):
+    """The score of two mixtures from the similarities of all pairs of components; of a positive edge by Eq. 2."""
+    theta, pooled = setting.pooling_regularization, max(similarities)
+    if setting.pooling == "smoothmax":
+        pooled = smoothmax(similarities, setting.pooling_temperature)
+    if not positive or len(similarities) == 1:
+        return pooled
+    average = sum(similarities) / (1 if setting.pooling_form == "printed" else len(similarities))
+    return theta * average + (1 - theta) * pooled
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What the loss of a batch depends on, beside its numbers."""
@@ -117,13 +139,19 @@ class Setting:
     adversarial: float = 0.0
     l2: float = 0.0
     n3: float = 0.0
+    source_components: int = 1
+    target_components: int = 1
+    pooling: str = "smoothmax"
+    pooling_temperature: float = 0.1
+    pooling_regularization: float = 0.1
+    pooling_form: str = "normalized"
 
 
 @dataclasses.dataclass
 class Tables:
     """The numbers that are learned: float64 arrays; both ends may be one and the same array."""
 
-    sources: np.ndarray  # (N, D)
+    sources: np.ndarray  # (N, D), of mixtures the components side by side (N, C D)
     targets: np.ndarray  # (N, D)
     parameters: np.ndarray  # (R, P)
     reverse: np.ndarray | None = None  # (R, P) of r^-1, under reciprocal scoring
@@ -160,23 +188,33 @@ class Edges:
 
 
 def scorer(tables, setting):
-    """Return score(s, r, t, asked) / temperature; ``asked`` is the side that the question asks for."""
+    """Return score(s, r, t, asked) / temperature; ``asked`` is the side that the question asks for.
+
+    Scores of mixtures are pooled, those of positive edges otherwise than those of negatives.
+    """
+
+    @functools.cache
+    def still(table, row):
+        number = setting.source_components if table == "sources" else setting.target_components
+        return parts(getattr(tables, table)[row], number)
 
     @functools.cache
     def moved(table, row, parameters, relation):
-        return operate(setting.operator, getattr(tables, table)[row], getattr(tables, parameters)[relation])
+        by = getattr(tables, parameters)[relation]
+        return [operate(setting.operator, part, by) for part in still(table, row)]
 
     @functools.cache
-    def score(s, r, t, asked):
+    def score(s, r, t, asked, positive=False):
         if setting.reciprocal:  # the entity that is known is moved, by parameters of the direction
             forward = asked == "target"
             a = moved("sources", s, "parameters", r) if forward else moved("targets", t, "reverse", r)
-            b = tables.targets[t] if forward else tables.sources[s]
+            b = still("targets", t) if forward else still("sources", s)
         elif setting.operator_side == "source":
-            a, b = moved("sources", s, "parameters", r), tables.targets[t]
+            a, b = moved("sources", s, "parameters", r), still("targets", t)
         else:
-            a, b = tables.sources[s], moved("targets", t, "parameters", r)
-        value = compare(setting.comparator, a, b)
+            a, b = still("sources", s), moved("targets", t, "parameters", r)
+        similarities = [compare(setting.comparator, x, y) for x in a for y in b]
+        value = pool(similarities, setting, positive=positive)
         if tables.source_biases is not None:
             value += float(tables.source_biases[s]) + float(tables.target_biases[t])
         return value / setting.temperature
@@ -211,7 +249,7 @@ def batch_loss(tables, batch, setting, constants=None):
             elif setting.negative_reduction == "mean":
                 shares = [1 / len(negatives) for _ in negatives]
             total += weight * edge_loss(
-                setting.loss, score(s, r, t, asked), negatives,
+                setting.loss, score(s, r, t, asked, positive=True), negatives,
                 margin=setting.margin, score_offset=setting.score_offset, shares=shares,
             )  # fmt: skip
         if setting.l2 or setting.n3:
@@ -221,7 +259,7 @@ def batch_loss(tables, batch, setting, constants=None):
 
 def regulariser(tables, setting, s, r, t):
     """l2 times the squares plus n3 times the cubes of what a positive edge is made of."""
-    numbers = [tables.sources[s], tables.targets[t]]
+    numbers = parts(tables.sources[s], setting.source_components) + parts(tables.targets[t], setting.target_components)
     if setting.operator != "rotation":  # phases have no size
         numbers += [tables.parameters[r]] + ([] if tables.reverse is None else [tables.reverse[r]])
     is_complex = setting.operator in ("complex_diagonal", "rotation")
