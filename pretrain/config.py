@@ -91,8 +91,8 @@ class TrainConfig:
         pooling: Over pairs of components: their ``"max"``, or ``"smoothmax"`` (Eq. 1).
         pooling_temperature: γ of the smoothmax; towards 0 it is the max.
         pooling_regularization: θ, how much of a positive's score is the average over all pairs (Eq. 2).
-        pooling_warmup: Share of the epochs that come first and pool by the mean of all pairs, at full learning rates, so
-            that items find their places before components part; then the optimizer's state starts anew.
+        pooling_warmup: Share of the epochs that come first and pool by the mean of all pairs, at full learning rates:
+            items find their places before components part; then the optimizer's state starts anew.
         pooling_form: Eq. 2 ``"normalized"``, with that average, or as ``"printed"``, with their sum.
         weight_temperature: γ_T of the mixture weights that the training ends with (Eq. 5).
         bias: Learn a number per entity that is added to its scores; indexes search such tables under ``"dot"`` alone.
@@ -253,6 +253,11 @@ class TrainConfig:
                     f"{what}: components of {entity} must be at most {_MOST_COMPONENTS}, which the kernels hold at "
                     f"once, got {count}"
                 )
+        if self.pooling_temperature < _COLDEST:
+            raise ConfigError(
+                f"{what}: pooling_temperature is {self.pooling_temperature}, below {_COLDEST:g}, where float32 ends: "
+                'take pooling="max"'
+            )
         if self.pooling_warmup >= 1:
             raise ConfigError(
                 f"{what}: pooling_warmup must be below 1, a share of the epochs, got {self.pooling_warmup}"
@@ -296,6 +301,7 @@ class TrainConfig:
         return self.dim * self.components_of(entity)
 
 
+_COLDEST = 1e-6
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "operator": get_args(Operator),
     "comparator": get_args(Comparator),

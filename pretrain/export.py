@@ -202,12 +202,6 @@ def recorded_of(model: Model) -> dict[str, Any]:
     }
 
 
-def _opened(version: Version, name: str) -> EmbeddingTable | Mixture:
-    """Open a table of either kind."""
-    entry = version.tables.get(name)
-    return version.mixture(name) if entry is not None and entry.kind == "mixture" else version.table(name)
-
-
 def _recorded_in(version: Version, network: str | None) -> Mapping[str, Any]:
     """Return what a version says of the training of one network."""
     networks = version.meta.get("networks", {})
@@ -248,7 +242,7 @@ def load_exported(version: Version | str | Path, *, network: str | None = None) 
         config = TrainConfig(**recorded["config"])
         relations = {row["name"]: Relation(**row) for row in recorded["relations"]}
         entities = list(dict.fromkeys(end for r in relations.values() for end in (r.source, r.target)))
-        tables = {entity: _opened(version, _named(entity, suffix)) for entity in entities}
+        tables = {entity: version.open(_named(entity, suffix)) for entity in entities}
     except (KeyError, TypeError, ConfigError) as error:
         raise FormatError(f"{version.path} was not written by this release's export: {error}") from error
 

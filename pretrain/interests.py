@@ -3,9 +3,15 @@
 Vectors that stand for a user's interests can be judged by eye on real data; here they are judged by number, because the
 interests are known. Nothing that is measured on these networks says anything about real data.
 
-The network: items belong to one topic each. A user has one to five topics of different weights, drawn independently of
-each other: no two topics go together, so no point of the space is near all of a user's, and a single vector has to
-choose or to compromise. Ids are row numbers.
+Two networks; ids are row numbers in both:
+
+- *Topics* (``planted_interests``): items belong to one topic each. A user has one to five topics of different weights,
+  drawn independently of each other: no two topics go together, so no point of the space is near all of a user's, and a
+  single vector has to choose or to compromise. Where there are about as many dimensions as topics, the compromise is
+  cheap: topics lie across each other, and a sum of five of them is nearer to the items of each than to any other.
+- *Places* (``planted_places``): items fill a space of few dimensions, the unit sphere of three, and a user has one to
+  five places on it, anywhere. What lies between two of a user's places are other items, so that no sum stands for both;
+  how many dimensions a single vector needs depends on how small the places are, not on how many there are of them.
 
     planted = planted_interests(users=2000, items=2000)
     majority, share = component_interests(mixture.components.vectors, items.vectors, planted.topic)
@@ -24,17 +30,24 @@ The measures, fixed before anything was measured with them:
 - A single vector is a mixture of one component of weight 1, and is measured in the same way.
 - *Interest coverage* of a list is the share of a user's planted interests that at least one of its first k items
   belongs to. (``interest_coverage``)
+- Of places, the topic of an item is the cell that it lies in, one of ``cells`` that k-means makes of the items'
+  positions, and the interests of a user are the cells that the user's places lie in. A place may lie near the border of
+  its cell, so that not even the places themselves reach a purity or a recall of 1: what they reach, measured in the
+  same way among the items' positions, is the limit that everything else is to be compared with.
 
 Where items are as near, the one with the smaller row comes first; where topics are as frequent, the smaller one is the
-majority. Shapes: U users, M items, T topics, N components, C components of a user, D dimension, E edges.
+majority. Shapes: U users, M items, T topics or cells, N components, C components of a user, P places of a user, D
+dimension, L that of positions, B users or components of a block, E edges.
 """
 
 __all__ = [
     "PlantedInterests",
+    "PlantedPlaces",
     "component_interests",
     "interest_coverage",
     "interest_recall",
     "planted_interests",
+    "planted_places",
     "purity",
 ]
 
@@ -51,6 +64,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _BLOCK = 1024  # components compared with all items at a time
+_NUMBERS = 1 << 21  # of places with items, at a time
+_LLOYD = 30  # iterations of k-means
 _OVERDRAW = 4  # items drawn for each that is wanted, since popular ones come twice
 
 
@@ -76,6 +91,39 @@ class PlantedInterests:
     def interests(self) -> NDArray[np.bool_]:
         """Whether a topic is an interest of a user, (U, T)."""
         return self.weights > 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class PlantedPlaces:
+    """A network and the places that it was made of; vectors have length 1.
+
+    Attributes:
+        source: What it is, in words, for every result.
+        known: Columns source (user), target (item), int64: the edges to train on; no pair twice.
+        held_out: Columns source, target: edges to be found; none of them is known.
+        weights: How readily a user takes items of each place, (U, P); rows sum to 1, 0 where a user has fewer places.
+        places: Where they are, (U, P, L); those of weight 0 are nowhere, zeros.
+        positions: Where the items are, (M, L).
+        cells: Centers of the cells, (T, L); the cell of a point is the one whose center is nearest.
+        topic: The cell of each item, (M,).
+    """
+
+    source: str
+    known: pd.DataFrame
+    held_out: pd.DataFrame
+    weights: Floats
+    places: Floats
+    positions: Floats
+    cells: Floats
+    topic: Ints
+
+    @property
+    def interests(self) -> NDArray[np.bool_]:
+        """Whether a place of a user lies in a cell, (U, T)."""
+        user, place = np.nonzero(self.weights > 0.0)
+        interests = np.zeros((len(self.weights), len(self.cells)), dtype=bool)
+        interests[user, _cell_of(self.places[user, place], self.cells)] = True
+        return interests
 
 
 def planted_interests(
@@ -117,11 +165,7 @@ def planted_interests(
     _check(users=users, items=items, topics=topics, most=most, degree=degree)
     if not most <= topics <= items:
         raise ConfigError(f"most, topics and items are {most}, {topics} and {items}, expected none above the next")
-    for name, share in (("noise", noise), ("held_out", held_out)):
-        if not 0.0 <= share < 1.0:
-            raise ConfigError(f"{name} is {share}, expected 0 or more and less than 1")
-    if not 0.0 < least * most <= 1.0:
-        raise ConfigError(f"least is {least}: {most} interests of that weight have to weigh more than 0 and at most 1")
+    _check_shares(noise, held_out, least, most)
     rng = np.random.default_rng(seed)
     topic = rng.permutation(items) % topics
     weights = _weights(rng, users, topics, most, least)
@@ -134,6 +178,84 @@ def planted_interests(
         held_out=edges[hidden].reset_index(drop=True),
         weights=weights,
         topic=topic,
+    )
+
+
+def planted_places(
+    *,
+    users: int = 3000,
+    items: int = 2000,
+    latent: int = 3,
+    most: int = 5,
+    degree: int = 40,
+    width: float = 0.12,
+    least: float = 0.1,
+    exponent: float = 0.5,
+    noise: float = 0.03,
+    held_out: float = 0.2,
+    cells: int = 20,
+    seed: int = 0,
+) -> PlantedPlaces:
+    """Make up users of 1 to ``most`` places on a sphere and the items near them.
+
+    Items and places lie anywhere on the unit sphere, evenly. A user takes ``degree`` different items, drawn one after
+    the other without return in proportion to
+
+        p(i) = (1 - noise) * sum over c of w_c g_c(i) + noise * popularity_i / sum of popularities
+        g_c(i) = exp(-|x_i - place_c|**2 / (2 width**2)) * popularity_i, divided by its sum over all items
+
+    with weights w as in ``planted_interests`` and popularities ``rank ** -exponent``, which have nothing to do with
+    positions. Since a place has only so many items, the shares of a user's edges are evener than the weights. Of each
+    user's edges every ``1 / held_out``-th is held out, place after place; an edge is of the place, or the noise, that
+    is the largest part of its p.
+
+    Args:
+        users: Number of users, U.
+        items: Number of items, M.
+        latent: Dimensions of the space that the sphere is in, L; its surface has one less.
+        most: The most places of a user, P.
+        degree: Edges of a user.
+        width: How far from a place its items lie, the deviation along each dimension; the sphere has the radius 1.
+        least: The least weight of a place.
+        exponent: How fast popularity falls with the rank of an item; 0 makes all alike.
+        noise: How much of p goes to any item.
+        held_out: Share of the edges that are held out.
+        cells: Into how many cells the sphere is parted, T; nothing else depends on them.
+        seed: Of everything drawn; the same seed gives the same network.
+
+    Raises:
+        ConfigError: A number is out of range, or the places' least weights sum to more than 1.
+    """
+    _check(users=users, items=items, most=most, degree=degree, cells=cells)
+    if latent < 2:
+        raise ConfigError(f"latent is {latent}, expected 2 or more")
+    for name, number in (("degree", degree), ("cells", cells)):
+        if number > items:
+            raise ConfigError(f"{name} is {number}, expected at most the {items} items")
+    if not width > 0.0:
+        raise ConfigError(f"width is {width}, expected more than 0")
+    _check_shares(noise, held_out, least, most)
+    rng = np.random.default_rng(seed)
+    positions = _unit(rng.standard_normal((items, latent)))
+    popularity = (1.0 + rng.permutation(items)) ** -exponent
+    weights = _split(rng, rng.integers(1, most + 1, users), most, least)
+    places = _unit(rng.standard_normal((users * most, latent))).reshape(users, most, latent)
+    places[weights == 0.0] = 0.0
+    user, item = _edges_near(
+        rng, weights, places, positions, popularity / popularity.sum(), degree=degree, width=width, noise=noise
+    )
+    hidden = _hidden(rng, user, held_out)
+    edges = pd.DataFrame({"source": user, "target": item})
+    centers = _cell_centers(rng, positions, cells)
+    return PlantedPlaces(
+        source=f"planted places (seed {seed})",
+        known=edges[~hidden].reset_index(drop=True),
+        held_out=edges[hidden].reset_index(drop=True),
+        weights=weights,
+        places=places,
+        positions=positions,
+        cells=centers,
+        topic=_cell_of(positions, centers),
     )
 
 
@@ -248,12 +370,18 @@ def _weights(rng: np.random.Generator, users: int, topics: int, most: int, least
     """Draw interests and their weights, (U, T)."""
     num = rng.integers(1, most + 1, users)
     chosen = rng.random((users, topics)).argsort(axis=1)[:, :most]  # (U, most)
-    there = np.arange(most) < num[:, None]
-    rest = rng.exponential(size=(users, most)) * there
-    rest /= rest.sum(axis=1, keepdims=True)  # uniform on the simplex
     weights = np.zeros((users, topics))
-    np.put_along_axis(weights, chosen, there * (least + (1.0 - least * num[:, None]) * rest), axis=1)
+    np.put_along_axis(weights, chosen, _split(rng, num, most, least), axis=1)
     weights /= weights.sum(axis=1, keepdims=True)
+    return weights
+
+
+def _split(rng: np.random.Generator, num: Ints, most: int, least: float) -> Floats:
+    """Draw the weights of the first ``num`` of ``most`` interests: ``least``, and a part of the rest, (U, most)."""
+    there = np.arange(most) < num[:, None]
+    rest = rng.exponential(size=(len(num), most)) * there
+    rest /= rest.sum(axis=1, keepdims=True)  # uniform on the simplex
+    weights: Floats = there * (least + (1.0 - least * num[:, None]) * rest)
     return weights
 
 
@@ -284,6 +412,46 @@ def _edges(
     place = np.arange(len(slot)) - np.searchsorted(slot, slot)
     kept = place < wanted.ravel()[slot]
     return slot[kept] // (topics + 1), item[kept]
+
+
+def _edges_near(
+    rng: np.random.Generator, weights: Floats, places: Floats, positions: Floats, popularity: Floats, *,
+    degree: int, width: float, noise: float,
+) -> tuple[Ints, Ints]:  # fmt: skip
+    """Draw the edges: users (E,) and items (E,), sorted by user and place, noise last; no pair twice."""
+    users, most = weights.shape
+    step = max(1, _NUMBERS // (most * len(positions)))
+    drawn: list[Ints] = []
+    for start in range(0, users, step):
+        block = slice(start, start + step)
+        # |x - c|² = 2 - 2 x·c; the largest exponent of a place is 0, so that its sum never vanishes.
+        inner = places[block] @ positions.T  # (B, P, M)
+        near = np.exp((inner - inner.max(axis=2, keepdims=True)) / width**2) * popularity
+        near *= ((1.0 - noise) * weights[block] / near.sum(axis=2))[:, :, None]
+        whole = near.sum(axis=1) + noise * popularity  # (B, M)
+        # The largest of log p + Gumbel noise are a draw without return; items without a chance come last.
+        keys = np.log(whole + np.finfo(np.float64).tiny) + rng.gumbel(size=whole.shape)
+        item = np.sort(np.argpartition(-keys, degree - 1, axis=1)[:, :degree], axis=1)  # (B, degree)
+        parts = np.take_along_axis(near, item[:, None], axis=2)  # (B, P, degree)
+        place = np.where(parts.max(axis=1) < noise * popularity[item], most, parts.argmax(axis=1))
+        drawn.append(np.take_along_axis(item, np.argsort(place, axis=1, kind="stable"), axis=1))
+    return np.repeat(np.arange(users), degree), np.concatenate(drawn).ravel()
+
+
+def _cell_centers(rng: np.random.Generator, positions: Floats, cells: int) -> Floats:
+    """Spherical k-means from random positions, (T, L); a cell without positions keeps its center."""
+    centers = positions[rng.choice(len(positions), cells, replace=False)]
+    for _ in range(_LLOYD):
+        member = _cell_of(positions, centers)[:, None] == np.arange(cells)  # (M, T)
+        sums = member.T.astype(np.float64) @ positions
+        centers = np.where(sums.any(axis=1, keepdims=True), _unit(sums), centers)
+    return centers
+
+
+def _cell_of(points: Floats, centers: Floats) -> Ints:
+    """The nearest center of each of ``points`` (n, L), the smaller of equally near ones, (n,)."""
+    cell: Ints = (points @ centers.T).argmax(axis=1)
+    return cell
 
 
 def _hidden(rng: np.random.Generator, user: Ints, share: float) -> NDArray[np.bool_]:
@@ -346,3 +514,11 @@ def _check(**counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
             raise ConfigError(f"{name} is {count}, expected 1 or more")
+
+
+def _check_shares(noise: float, held_out: float, least: float, most: int) -> None:
+    for name, share in (("noise", noise), ("held_out", held_out)):
+        if not 0.0 <= share < 1.0:
+            raise ConfigError(f"{name} is {share}, expected 0 or more and less than 1")
+    if not 0.0 < least * most <= 1.0:
+        raise ConfigError(f"least is {least}: {most} interests of that weight have to weigh more than 0 and at most 1")

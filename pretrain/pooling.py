@@ -15,6 +15,7 @@ Shapes: B anchors, N candidates, C_a and C_c components of either, n dimension o
 __all__ = ["Pooled", "Pooling", "Widened", "comparator_of", "of_means", "smoothmax"]
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,23 +34,34 @@ def of_means(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, pooling="smoothmax", pooling_temperature=_EVEN, pooling_regularization=0.0)
 
 
-def smoothmax(similarities: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return ``S = Σ M_k p_k`` with ``p = softmax(M / γ)`` over the last axis, and ``p_k (1 + (M_k - S) / γ)``.
+Axes = tuple[int, ...]
+
+
+def smoothmax(similarities: Tensor, temperature: float, axes: Axes = (-1,)) -> tuple[Tensor, Tensor]:
+    """Return ``S = Σ M_k p_k`` with ``p = softmax(M / γ)`` over some axes, and ``p_k (1 + (M_k - S) / γ)``.
 
     Similarities that lie more than γ below the result have a negative gradient: they are pushed away on positives.
 
     >>> smoothmax(torch.tensor([0.9, 0.1]), 0.01)[0]
     tensor(0.9000)
     """
-    shares = torch.softmax(similarities / temperature, -1)
-    pooled = (similarities * shares).sum(-1)
-    return pooled, shares * (1 + (similarities - pooled[..., None]) / temperature)
+    above = similarities - similarities.amax(axes, keepdim=True)
+    shares = above.div_(temperature).exp_()
+    shares /= shares.sum(axes, keepdim=True)
+    pooled = (similarities * shares).sum(axes, keepdim=True)
+    return pooled.squeeze(axes), shares * (1 + (similarities - pooled) / temperature)
 
 
-def largest(similarities: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest over the last axis and its gradient, 1 where it stands first and 0 elsewhere."""
-    top, at = similarities.max(-1)
-    return top, torch.zeros_like(similarities).scatter_(-1, at[..., None], 1.0)
+def largest(similarities: Tensor, axes: Axes = (-1,)) -> tuple[Tensor, Tensor]:
+    """Return the largest over some axes and its gradient, 1 where it stands first and 0 elsewhere."""
+    top = similarities.amax(axes, keepdim=True)
+    here = similarities == top
+    if (here.sum(axes) > 1).any():
+        last = tuple(range(-len(axes), 0))
+        flat = here.movedim(axes, last).flatten(-len(axes))  # (..., K)
+        flat = flat & (flat.cumsum(-1) == 1)
+        here = flat.view(here.movedim(axes, last).shape).movedim(last, axes)
+    return top.squeeze(axes), here.to(similarities.dtype)
 
 
 @dataclass(frozen=True)
@@ -74,17 +86,17 @@ class Pooling:
         printed = config.pooling_form == "printed"
         return cls(config.pooling, config.pooling_temperature, config.pooling_regularization, printed)
 
-    def negatives(self, similarities: Tensor) -> tuple[Tensor, Tensor]:
-        """Pool the last axis; values (...), gradient (..., K)."""
-        if similarities.shape[-1] == 1:
-            return similarities[..., 0], torch.ones_like(similarities)
-        return largest(similarities) if self.kind == "max" else smoothmax(similarities, self.temperature)
+    def negatives(self, similarities: Tensor, axes: Axes = (-1,)) -> tuple[Tensor, Tensor]:
+        """Pool some axes; values without them, gradient with them."""
+        if all(similarities.shape[axis] == 1 for axis in axes):
+            return similarities.squeeze(axes), torch.ones_like(similarities)
+        return largest(similarities, axes) if self.kind == "max" else smoothmax(similarities, self.temperature, axes)
 
-    def positives(self, similarities: Tensor) -> tuple[Tensor, Tensor]:
-        """Pool the last axis of positive edges; values (...), gradient (..., K)."""
-        value, grad = self.negatives(similarities)
-        theta, even = self.regularization, self.each(similarities.shape[-1])
-        return even * similarities.sum(-1) + (1 - theta) * value, even + (1 - theta) * grad
+    def positives(self, similarities: Tensor, axes: Axes = (-1,)) -> tuple[Tensor, Tensor]:
+        """Pool some axes of positive edges; values without them, gradient with them."""
+        value, grad = self.negatives(similarities, axes)
+        theta, even = self.regularization, self.each(math.prod(similarities.shape[axis] for axis in axes))
+        return even * similarities.sum(axes) + (1 - theta) * value, even + (1 - theta) * grad
 
     def each(self, pairs: int) -> float:
         """What a positive's similarity counts beside the pooling."""
@@ -118,8 +130,7 @@ class Pooled:
     def pairs(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scores (B,) of positives."""
         similarities = torch.einsum("bcn,bln->bcl", self._apart(a), self._apart(b))  # (B, C_a, C_c)
-        value, grad = self.pooling.positives(similarities.flatten(1))
-        return value, grad.view_as(similarities)
+        return self.pooling.positives(similarities, (1, 2))
 
     def pairs_backward(self, a: Tensor, b: Tensor, cache: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Comparator``."""
@@ -129,19 +140,24 @@ class Pooled:
 
     def block(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scores (B, N) of every anchor with every candidate; all B C_a N C_c similarities are in memory meanwhile."""
-        similarities, _ = self.inner.block(a.reshape(-1, self.dim), b.reshape(-1, self.dim))
+        similarities, _ = self.inner.block(self._by_place(a), self._by_place(b))
         left, right = a.shape[1] // self.dim, b.shape[1] // self.dim
-        parts = similarities.view(len(a), left, len(b), right).transpose(1, 2)  # (B, N, C_a, C_c)
-        value, grad = self.pooling.negatives(parts.flatten(2))
-        return value, grad
+        return self.pooling.negatives(similarities.view(left, len(a), right, len(b)), (0, 2))
 
     def block_backward(self, a: Tensor, b: Tensor, cache: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Comparator``."""
-        left, right = a.shape[1] // self.dim, b.shape[1] // self.dim
-        pulls = (_kept(cache) * grad[:, :, None]).view(len(a), len(b), left, right)
-        pulls = pulls.transpose(1, 2).reshape(len(a) * left, len(b) * right)
-        parts = self.inner.block_backward(a.reshape(-1, self.dim), b.reshape(-1, self.dim), None, pulls)
-        return parts[0].view_as(a), parts[1].view_as(b)
+        first, second = self._by_place(a), self._by_place(b)
+        pulls = (_kept(cache) * grad[None, :, None, :]).reshape(len(first), len(second))  # (C_a, B, C_c, N)
+        found = self.inner.block_backward(first, second, None, pulls)
+        left, right = (
+            part.view(of.shape[1] // self.dim, len(of), self.dim).transpose(0, 1).reshape(of.shape)
+            for part, of in zip(found, (a, b), strict=True)
+        )
+        return left, right
+
+    def _by_place(self, vectors: Tensor) -> Tensor:
+        """Components (C B, n): the first ones of all entities (B, C n), then the second ones."""
+        return self._apart(vectors).transpose(0, 1).reshape(-1, self.dim)
 
     def _apart(self, vectors: Tensor) -> Tensor:
         return vectors.view(len(vectors), vectors.shape[1] // self.dim, self.dim)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recokit.cli import JsonFlag, emit, find_relation, text_table
-from recokit.errors import ConfigError, DataError, FormatError
+from recokit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,18 +250,11 @@ def _check_options(
 
 def _opened(version: "Version", name: str) -> "EmbeddingTable | Mixture":
     """Open a table or a mixture of a version by name, or a folder of either that stands elsewhere."""
-    from recokit.table import EmbeddingTable, Mixture
-    from recokit.table.folder import read_json
+    from recokit.table import load_table
 
-    if name in version.tables:
-        return version.mixture(name) if version.tables[name].kind == "mixture" else version.table(name)
-    if not (Path(name) / "table.json").is_file():
-        return version.table(name)  # which says what there is
-    content = read_json(Path(name) / "table.json")
-    if not isinstance(content, dict):
-        raise FormatError(f"{Path(name) / 'table.json'} holds no JSON object")
-    mixture = str(content.get("format")).startswith("mixture-table/")
-    return Mixture.load(name) if mixture else EmbeddingTable.load(name)
+    # A name that is neither is for the version to refuse, which says what there is.
+    outside = name not in version.tables and (Path(name) / "table.json").is_file()
+    return load_table(name) if outside else version.open(name)
 
 
 def _default_items(

@@ -28,10 +28,15 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from recokit.candidates import CandidateGenerator
     from recokit.table import EmbeddingTable, Mixture, RelationParameters, Version
     from recokit.table.relations import Side
 
 _NUMBER = re.compile(r"[-+]?[\d.,]+( .*)?")  # with what stands behind it: ± 0.1, [0.2, 0.3]
+
+_ALLOCATION = (
+    "How the components of a mixture share a list: round_robin, proportional, sainte_lague, min_one, max_score."
+)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
@@ -114,10 +119,7 @@ def inspect(
 
     if (path / "version.json").is_file():
         opened = open_version(path, verify=verify)
-        tables = [
-            _table_card(name, opened.mixture(name) if entry.kind == "mixture" else opened.table(name))
-            for name, entry in opened.tables.items()
-        ]
+        tables = [_table_card(name, opened.open(name)) for name in opened.tables]
         relations = [
             {"relation": r.name, "source": r.source, "target": r.target, "operator": r.operator}
             for r in opened.relations.values()
@@ -153,24 +155,21 @@ def neighbors(
         str | None, typer.Option(help="Follow this relation to the targets that fit; else look in the same table.")
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Neighbours of each id.")] = 10,
+    allocation: Annotated[str, typer.Option(help=_ALLOCATION)] = "round_robin",
     as_json: JsonFlag = False,
 ) -> None:
     """List the nearest entities of some ids, by exact search."""
-    from recokit.candidates import CandidateGenerator
-    from recokit.index import ExactIndex
     from recokit.table import open_version
 
     opened = open_version(path)
-    queries = opened.table(table)
+    queries = opened.open(table)
     chosen = None
     if relation is not None:
         chosen = find_relation(opened, relation)
         if chosen.source != queries.entity:
             raise ConfigError(f"{relation!r} starts at {chosen.source!r}, but table {table!r} holds {queries.entity!r}")
     target = queries if chosen is None else end_table(opened, chosen.name, "target")
-    found = CandidateGenerator(ExactIndex.build(target), queries, chosen)(
-        _typed_ids(ids, queries.id_type), k=min(k, len(target))
-    )
+    found = _generator(queries, target, chosen, allocation)(_typed_ids(ids, queries.id_type), k=min(k, len(target)))
     rows = [{str(key): value for key, value in row.items()} for row in found.to_dict("records")]
     shown = [{**row, "score": f"{row['score']:.4f}"} for row in rows]
     emit(rows, as_json, _records(f"neighbors in {target.entity!r} of version {opened.name}", shown))
@@ -185,6 +184,7 @@ def evaluate(
     target: Annotated[str, typer.Option(help="Column of the targets.")] = "target",
     seen: Annotated[Path | None, typer.Option(help="Pairs that are not recommended again, in the same form.")] = None,
     k: Annotated[list[int] | None, typer.Option("-k", help="Cut-offs; may be given several times.")] = None,
+    allocation: Annotated[str, typer.Option(help=_ALLOCATION)] = "round_robin",
     floors: Annotated[
         bool, typer.Option("--floors", help="Popularity, ItemKNN and EASE of the seen pairs too.")
     ] = False,
@@ -192,11 +192,9 @@ def evaluate(
     as_json: JsonFlag = False,
 ) -> None:
     """Measure how well a version retrieves held-out pairs, by exact search over all targets."""
-    from recokit.candidates import CandidateGenerator
     from recokit.evaluate import evaluate_candidates
     from recokit.floors import EASE, ItemKNN, Popularity
     from recokit.frame import read_frame
-    from recokit.index import ExactIndex
     from recokit.overlap import TOLERATED, find_overlaps
     from recokit.table import open_version
 
@@ -221,7 +219,7 @@ def evaluate(
     if known.empty:
         raise DataError(f"{pairs}: none of its {len(asked)} sources is in the table {ends.source!r}")
     cuts = sorted({min(cut, len(items)) for cut in k or [10, 100]})
-    generate = CandidateGenerator(ExactIndex.build(items), queries, ends)
+    generate = _generator(queries, items, ends, allocation)
     report = evaluate_candidates(
         generate(known, k=cuts[-1], exclude=excluded),
         relevant,
@@ -255,13 +253,28 @@ def find_relation(version: "Version", name: str) -> "RelationParameters":
     return version.relations[name]
 
 
-def end_table(version: "Version", relation: str, side: "Side") -> "EmbeddingTable":
-    """Open the table of a relation's sources or targets; a ConfigError says which is missing."""
-    name = version.table_of(relation, side)
+def end_table(version: "Version", relation: str, side: "Side") -> "EmbeddingTable | Mixture":
+    """Open the table or mixture of a relation's sources or targets; a ConfigError says which is missing."""
+    name = version.table_of(relation, side, kinds=("vectors", "mixture"))
     if name is None:
         entity = getattr(version.relations[relation], side)
         raise ConfigError(f"version {version.name!r} has no table of {entity!r}, the {side} of {relation!r}")
-    return version.table(name)
+    return version.open(name)
+
+
+def _generator(
+    queries: "EmbeddingTable | Mixture",
+    items: "EmbeddingTable | Mixture",
+    relation: "RelationParameters | None",
+    allocation: str,
+) -> "CandidateGenerator":
+    """Search exactly, in vectors or components."""
+    from recokit.candidates import CandidateGenerator
+    from recokit.index import ExactIndex
+
+    index = ExactIndex.build(items.components if items.kind == "mixture" else items)
+    mixed = items if items.kind == "mixture" else None
+    return CandidateGenerator(index, queries, relation, allocation=allocation, items=mixed)  # type: ignore[arg-type]
 
 
 def _typed_ids(ids: list[str], id_type: str) -> list[Any]:

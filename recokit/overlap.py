@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 
 from recokit.errors import ConfigError, DataError, FormatError
 from recokit.feature_columns import column_of
-from recokit.table import EmbeddingTable, Ids
+from recokit.table import EmbeddingTable, Ids, Mixture
 from recokit.table.ids import arrow_of, id_array
 
 SKETCH_SIZE = (
@@ -123,7 +123,7 @@ def estimate_overlap(sketch: Mapping[str, Any], sources: Ids, targets: Ids) -> f
     return found / tested if tested else math.nan
 
 
-def find_overlaps(features: Sequence[tuple[str, EmbeddingTable]], frame: pd.DataFrame) -> list[Overlap]:
+def find_overlaps(features: Sequence[tuple[str, EmbeddingTable | Mixture]], frame: pd.DataFrame) -> list[Overlap]:
     """Compare the rows of ``frame`` with the edges that the tables of its id columns were trained on.
 
     Args:
@@ -145,8 +145,8 @@ def find_overlaps(features: Sequence[tuple[str, EmbeddingTable]], frame: pd.Data
 
 
 def _sketches_between(
-    source: EmbeddingTable, target: EmbeddingTable
-) -> Iterator[tuple[EmbeddingTable, dict[str, Any]]]:
+    source: EmbeddingTable | Mixture, target: EmbeddingTable | Mixture
+) -> Iterator[tuple[EmbeddingTable | Mixture, dict[str, Any]]]:
     """The sketches of edges from ``source``'s entity type to ``target``'s: either vector alone has seen the edge."""
     for table in (source, target):
         for sketch in table.meta.get("edge_sketches", ()):

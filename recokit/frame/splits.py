@@ -36,7 +36,7 @@ def split_by_time(
         at: A date or time for a column of times (of its own time zone, where it names none); a number for numbers.
         time: The column of times.
     """
-    values = _time_column(frame, time)
+    values = time_column(frame, time)
     if pd.api.types.is_numeric_dtype(values):
         if isinstance(at, (bool, np.timedelta64)) or not isinstance(at, (int, float, np.integer, np.floating)):
             raise DataError(
@@ -46,7 +46,7 @@ def split_by_time(
             raise DataError(f"at is {at!r}, expected a number of the unit of column {time!r}")
         limit: Any = at
     else:
-        limit = _timestamp(at, values, time)
+        limit = timestamp_of(at, values, time)
     later = (values >= limit).to_numpy(dtype=bool)
     return frame[~later], frame[later]
 
@@ -61,7 +61,7 @@ def split_per_user(
     _check_fraction(fraction)
     check_columns(frame, (user, by))
     codes = _codes(frame[user], user)
-    order = np.lexsort((np.arange(len(frame)), _time_column(frame, by).rank(method="dense").to_numpy(), codes))
+    order = np.lexsort((np.arange(len(frame)), time_column(frame, by).rank(method="dense").to_numpy(), codes))
     sizes = np.bincount(codes, minlength=1)
     # How many rows of its user stand behind each row: 0 for the last one.
     ends = np.cumsum(sizes)
@@ -141,7 +141,7 @@ def _codes(values: "pd.Series[Any]", column: str) -> NDArray[np.int64]:
     return pd.factorize(values)[0].astype(np.int64, copy=False)
 
 
-def _time_column(frame: pd.DataFrame, time: str) -> "pd.Series[Any]":
+def time_column(frame: pd.DataFrame, time: str) -> "pd.Series[Any]":
     """Return a column of numbers or times without nulls."""
     check_columns(frame, (time,))
     values = frame[time]
@@ -154,7 +154,7 @@ def _time_column(frame: pd.DataFrame, time: str) -> "pd.Series[Any]":
     return values.astype(pd.ArrowDtype(pa.timestamp("ms"))) if dates else values
 
 
-def _timestamp(at: object, values: "pd.Series[Any]", time: str) -> pd.Timestamp:
+def timestamp_of(at: object, values: "pd.Series[Any]", time: str) -> pd.Timestamp:
     """Return ``at`` as a time that can be compared with ``values``."""
     if isinstance(at, (int, float, np.number)):
         raise DataError(f"column {time!r} holds times, at is the number {at!r}: give a date or time")

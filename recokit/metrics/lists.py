@@ -176,14 +176,15 @@ def catalog_coverage(candidates: pd.DataFrame, catalog: "Catalog", *, k: int | N
     Args:
         candidates: Columns query and candidate, and rank where ``k`` is given.
         catalog: Ids, repeats counted once, or an EmbeddingTable.
-        k: Only candidates of rank ``k`` or better.
+        k: Only the first ``k`` candidates of each list.
     """
     items = catalog_ids(catalog)
     if not len(items):
         raise DataError("catalog_coverage needs a catalog, this one is empty")
-    listed = _first(candidates, k)["candidate"]
+    lists = CandidateLists.of(candidates, ranked=k is not None).first(k)
+    listed = pd.Series(lists.candidates[np.unique(lists.candidate)])
     same_ids(listed, pd.Series(items), ("candidates", "the catalog"))
-    reached = items.get_indexer(pd.Index(listed.unique()))
+    reached = items.get_indexer(pd.Index(listed))
     return float((reached >= 0).sum() / len(items))
 
 
@@ -364,13 +365,6 @@ def catalog_ids(catalog: "Catalog") -> pd.Index:
     ids: Any = getattr(catalog, "ids", catalog)
     index: pd.Index = pd.Index(ids.to_pandas() if hasattr(ids, "to_pandas") else ids)
     return index.unique()
-
-
-def _first(candidates: pd.DataFrame, k: int | None) -> pd.DataFrame:
-    if k is None:
-        return as_pairs(candidates, "candidates")
-    listed = as_pairs(candidates, "candidates", ("query", "candidate", "rank"))
-    return listed[listed["rank"] <= at_least_one(k)]
 
 
 def _numbered(column: "pd.Series[Any]") -> tuple[Ints, pd.Index]:

@@ -27,7 +27,7 @@ from recokit.errors import ConfigError, DataError, closest
 from recokit.frame import read_frame
 from recokit.frame.columns import with_ids
 from recokit.frame.reading import Source
-from recokit.frame.splits import _time_column, _timestamp
+from recokit.frame.splits import time_column, timestamp_of
 from recokit.table import EmbeddingTable, IdType
 from recokit.table.ids import id_array
 
@@ -208,10 +208,10 @@ def _weights_of_types(values: "pd.Series[Any]", types: Mapping[str, float]) -> N
 
 def _times(frame: pd.DataFrame, now: float | str | datetime | None) -> tuple[NDArray[Any], float]:
     """Return the times (E,) as numbers, and how many seconds one is, or 1 for a column of numbers."""
-    values = _time_column(frame, "time")
+    values = time_column(frame, "time")
     numeric = pd.api.types.is_numeric_dtype(values)
     if now is not None:
-        limit = _number_now(now) if numeric else _timestamp(now, values, "time")
+        limit = _number_now(now) if numeric else timestamp_of(now, values, "time")
         if len(late := np.flatnonzero((values > limit).to_numpy(np.bool_))):
             raise DataError(
                 f"{len(late)} of {len(values)} interactions are later than now, {limit}, the first is of "

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,9 +132,16 @@ class Version:
         """Open the table ``name``, of kind ``"mixture"``, memory-mapped; asked again, the same object."""
         entry = self._entry(name, "mixture")
         if name not in self._mixtures:
-            shared = entry.components if entry.components in self.tables else None
-            self._mixtures[name] = Mixture.load(entry.path, components=None if shared is None else self.table(shared))
+            # A mixture may hold its components inside; then a table of their name in the version is another one.
+            shared = entry.components in self.tables and not (entry.path / str(entry.components)).is_dir()
+            components = self.table(str(entry.components)) if shared else None
+            self._mixtures[name] = Mixture.load(entry.path, components=components)
         return self._mixtures[name]
+
+    def open(self, name: str) -> EmbeddingTable | Mixture:
+        """Open the table ``name``, of either kind."""
+        entry = self.tables.get(name)
+        return self.mixture(name) if entry is not None and entry.kind == "mixture" else self.table(name)
 
     def _entry(self, name: str, kind: str) -> TableEntry:
         if name not in self.tables:
@@ -144,13 +151,15 @@ class Version:
             raise ConfigError(f"table {name!r} of version {self.name!r} is of kind {entry.kind!r}, expected {kind!r}")
         return entry
 
-    def table_of(self, relation: str, side: Side) -> str | None:
+    def table_of(
+        self, relation: str, side: Side, *, kinds: Sequence[Literal["vectors", "mixture"]] = ("vectors",)
+    ) -> str | None:
         """Return the name of the table of a relation's sources or targets, of its own network; None if there is none.
 
         Networks name their relations ``<relation>-<network>``, as they name their tables.
         """
         entity = getattr(self.relations[relation], side)
-        entries = [each for each in self.tables.values() if (each.entity, each.kind) == (entity, "vectors")]
+        entries = [each for each in self.tables.values() if each.entity == entity and each.kind in kinds]
         own = [each for each in entries if each.network and relation.endswith(f"-{each.network}")]
         plain = [each for each in entries if each.name == entity]
         found = max(own, key=lambda each: len(each.network or ""), default=None) or next(iter(plain), None)
