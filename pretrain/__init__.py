@@ -12,11 +12,13 @@ __all__ = [
     "PreparedGraph",
     "Relation",
     "TrainConfig",
+    "component_usage",
     "evaluate",
     "evaluate_partitioned",
     "export",
     "export_partitioned",
     "load_exported",
+    "mixture_weights",
     "prepare",
     "train",
     "train_networks",
@@ -26,6 +28,7 @@ __all__ = [
 from recokit.errors import MissingDependencyError
 
 try:
+    from pretrain.components import component_usage, mixture_weights
     from pretrain.config import Relation, TrainConfig
     from pretrain.evaluate import Evaluation, evaluate
     from pretrain.export import export, load_exported

@@ -1,5 +1,7 @@
 """What the benchmarks beside other trainers share: curves, lists, planted graphs, models of others' numbers."""
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -175,3 +177,20 @@ def test_an_adapter_gets_its_task_and_its_failure_is_told(tmp_path: Path, monkey
     assert result == {"n": 6, "size": 128 + 4 * 8, "t": "2"}
     with pytest.raises(SystemExit, match="below zero"):
         launch.launch(sys.executable, "double", folder, {"n": -1}, arrays, threads=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "count"),
+    [
+        ("mixture_retrieval.py --items 2000 --queries 20 --k 10", "results", 12),
+        ("inductive_mixtures.py --users 300 --items 500 --clusters 20 --requests 2 --weighted", None, 0),
+        ("mixture_speed.py --negatives 20 --edges 500 --entities 50 --batch-size 100 --runs 1", "rows", 0),
+    ],
+)
+def test_the_benchmarks_of_mixtures_run(words: str, key: str | None, count: int):
+    script, *options = words.split()
+    command = [sys.executable, BENCHMARKS / script, *options, "--json"]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    if key is not None:
+        assert found[key]
+        assert not count or len(found[key]) == count

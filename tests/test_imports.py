@@ -37,7 +37,9 @@ def test_the_layers_bring_torch_and_nothing_else_heavy():
     assert modules_after("import recokit.layers, recokit.rankers") == ["torch"]
 
 
-@pytest.mark.parametrize("name", ["recokit", "recokit.table", "recokit.metrics", "recokit.frame", "recokit.index"])
+@pytest.mark.parametrize(
+    "name", ["recokit", "recokit.table", "recokit.metrics", "recokit.frame", "recokit.index", "recokit.mixture"]
+)
 def test_every_public_name_is_there_and_sorted(name):
     module = importlib.import_module(name)
     assert sorted(module.__all__) == sorted(set(module.__all__))

@@ -42,7 +42,7 @@ def test_the_commands_exist_and_the_example_runs(tmp_path, monkeypatch, run_cli)
     monkeypatch.chdir(tmp_path)
     commands = "\n".join(blocks("sh")).replace("\\\n", " ")
     lines = [line for line in commands.splitlines() if line.startswith("recokit ")]
-    assert len(lines) == 9
+    assert len(lines) == 11
     for line in lines:
         words = [word.replace("examples/", "examples_copy/") for word in shlex.split(line, comments=True)[1:]]
         if words[0] != "demo":

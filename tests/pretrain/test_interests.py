@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 
 from pretrain import Graph, Relation
-from pretrain.interests import component_interests, interest_coverage, interest_recall, planted_interests, purity
+from pretrain.interests import (
+    component_interests,
+    interest_coverage,
+    interest_recall,
+    planted_interests,
+    planted_places,
+    purity,
+)
 from recokit.errors import ConfigError, DataError
 
 
@@ -124,6 +131,157 @@ def test_small_topics_give_what_they_have():
 def test_impossible_networks_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         planted_interests(**settings)
+
+
+@pytest.fixture(scope="module")
+def near():
+    return planted_places(users=600, items=1000, seed=1)
+
+
+def test_users_have_one_to_five_places_on_the_sphere(near):
+    there = near.weights > 0
+    assert np.bincount(there.sum(axis=1))[1:] == pytest.approx([120] * 5, abs=4 * np.sqrt(600 * 0.2 * 0.8))
+    np.testing.assert_allclose(near.weights.sum(axis=1), 1.0, atol=1e-12)
+    assert near.weights[there].min() >= 0.1 - 1e-12
+    np.testing.assert_allclose(np.linalg.norm(near.places, axis=2), there, atol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(near.positions, axis=1), 1.0, atol=1e-12)
+    # Even: along an axis the heights of points of a sphere of three dimensions are uniform from -1 to 1.
+    for points in (near.places[there], near.positions):
+        tenths = np.stack([np.histogram(points[:, axis], 10, (-1, 1))[0] for axis in range(3)])
+        np.testing.assert_allclose(tenths, len(points) / 10, atol=5 * np.sqrt(len(points) / 10))
+
+
+def naive_chances(near, user, width, noise, exponent, rank):
+    """p(i) of the docstring, one item after the other; ``rank`` by item, from 1."""
+    popularity = [float(rank[item]) ** -exponent for item in range(len(near.positions))]
+    chances = [noise * each / sum(popularity) for each in popularity]
+    for weight, place in zip(near.weights[user], near.places[user], strict=True):
+        if weight > 0:
+            bell = [
+                np.exp(-((position - place) ** 2).sum() / (2 * width**2)) * each
+                for position, each in zip(near.positions, popularity, strict=True)
+            ]
+            chances = [chance + (1 - noise) * weight * b / sum(bell) for chance, b in zip(chances, bell, strict=True)]
+    return np.array(chances)
+
+
+def test_items_are_drawn_by_place_and_popularity():
+    """One edge a user: over users, every item comes as often as the sum of its chances says."""
+    settings = {"users": 3000, "items": 30, "degree": 1, "width": 0.5, "noise": 0.2, "held_out": 0.0, "cells": 4}
+    near = planted_places(**settings, exponent=0.0, seed=5)
+    chances = np.stack([naive_chances(near, user, 0.5, 0.2, 0.0, np.ones(30)) for user in range(3000)])
+    np.testing.assert_allclose(chances.sum(axis=1), 1.0)
+    taken = np.bincount(near.known["target"], minlength=30)
+    deviation = np.sqrt((chances * (1 - chances)).sum(axis=0))
+    assert (abs(taken - chances.sum(axis=0)) < 4 * deviation).all()
+    # And by user: mean log chance of what was taken is what these chances expect, which others would not.
+    mean = (chances * np.log(chances)).sum(axis=1).mean()
+    spread = np.sqrt(
+        ((chances * np.log(chances) ** 2).sum(axis=1) - (chances * np.log(chances)).sum(axis=1) ** 2).sum()
+    )
+    found = np.log(chances[near.known["source"], near.known["target"]])
+    assert abs(found.mean() - mean) < 4 * spread / 3000
+
+
+def test_popularity_of_items_is_a_power_of_a_rank_that_knows_no_position():
+    near = planted_places(
+        users=40000, items=50, degree=1, width=0.3, noise=0.999, exponent=1.0, held_out=0.0, cells=5, seed=2
+    )
+    taken = np.sort(np.bincount(near.known["target"], minlength=50))[::-1]
+    expected = 40000 * np.arange(1, 51) ** -1.0 / (np.arange(1, 51) ** -1.0).sum()
+    np.testing.assert_allclose(taken, expected, atol=5 * np.sqrt(expected.max()), rtol=0.1)
+
+
+def test_edges_of_places_are_near_them_but_for_noise(near):
+    edges = pd.concat([near.known, near.held_out])
+    assert edges["source"].value_counts().unique().tolist() == [40]
+    assert not edges.duplicated().any()
+    # Far from any place, 4 widths, there is noise alone: .03 of the draws, of which most are that far.
+    far = np.linalg.norm(
+        near.positions[edges["target"]][:, None] - near.places[edges["source"]], axis=2
+    ).min(axis=1) > 4 * 0.12  # fmt: skip
+    several = (near.weights[edges["source"]] > 0).sum(axis=1) == 5
+    assert 0.01 < far[several].mean() < 0.05
+    clean = planted_places(users=100, items=1000, noise=0.0, seed=3)
+    nearest = (clean.positions[clean.known["target"]][:, None] * clean.places[clean.known["source"]]).sum(axis=2)
+    assert np.quantile(np.arccos(nearest.max(axis=1)), 0.95) < 4 * 0.12
+
+
+def test_every_place_shows_in_known_and_held_out_edges(near):
+    assert near.known["source"].value_counts().unique().tolist() == [32]
+    assert near.held_out["source"].value_counts().unique().tolist() == [8]
+
+    def of_place(frame):
+        user = frame["source"].to_numpy()
+        inner = np.where(
+            near.weights[user] > 0, (near.places[user] * near.positions[frame["target"]][:, None]).sum(axis=2), -2.0
+        )
+        counts = np.zeros(near.weights.shape)
+        np.add.at(counts, (user, inner.argmax(axis=1)), 1)
+        return counts
+
+    known, held_out = of_place(near.known), of_place(near.held_out)
+    assert known[near.weights > 0].min() >= 1
+    # A fifth of each place's, were it not for edges between two places and for noise, which are of another group.
+    apart = abs(held_out - (known + held_out) / 5)[near.weights > 0]
+    assert (apart <= 1).mean() > 0.95
+    assert apart.max() < 3
+
+
+def test_cells_part_the_items_and_are_the_interests_of_places(near):
+    assert near.topic.tolist() == [int(np.argmax([x @ cell for cell in near.cells])) for x in near.positions]
+    sizes = np.bincount(near.topic, minlength=20)
+    assert sizes.sum() == 1000
+    assert 20 < sizes.min() <= sizes.max() < 100  # of 50 on average
+    for cell in range(20):  # k-means: centers are means of their items, cut to length 1
+        mean = near.positions[near.topic == cell].mean(axis=0)
+        np.testing.assert_allclose(near.cells[cell], mean / np.linalg.norm(mean), atol=0.05)
+    expected = np.zeros((600, 20), dtype=bool)
+    for user in range(600):
+        for weight, place in zip(near.weights[user], near.places[user], strict=True):
+            if weight > 0:
+                expected[user, int(np.argmin(((near.cells - place) ** 2).sum(axis=1)))] = True
+    assert (near.interests == expected).all()
+
+
+def test_planted_places_reach_the_limit_of_the_measures(near):
+    """Purity and recall of the places themselves; a mean of a user's places is about one of them at most."""
+    majority, share = component_interests(near.places.reshape(-1, 3), near.positions, near.topic)
+    rows = np.where(near.weights > 0, np.arange(3000).reshape(600, 5), -1)
+    assert 0.75 < purity(share, rows, near.weights).mean() < 0.85
+    assert 0.9 < interest_recall(near.interests, majority, rows, near.weights).mean() < 0.97
+    majority, _ = component_interests((near.weights[:, :, None] * near.places).sum(axis=1), near.positions, near.topic)
+    one = interest_recall(near.interests, majority, np.arange(600)[:, None], np.ones((600, 1)))
+    assert (one <= 1 / near.interests.sum(axis=1)).all()
+    assert one[near.interests.sum(axis=1) > 2].mean() < 0.25
+
+
+def test_the_seed_decides_places_and_memory_does_not(near, monkeypatch):
+    monkeypatch.setattr("pretrain.interests._NUMBERS", 7 * 5 * 1000)  # seven users at a time
+    again = planted_places(users=600, items=1000, seed=1)
+    for name in ("known", "held_out"):
+        pd.testing.assert_frame_equal(getattr(again, name), getattr(near, name))
+    for name in ("weights", "places", "positions", "cells", "topic"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(near, name))
+    assert near.source == "planted places (seed 1)"
+    assert pairs(planted_places(users=600, items=1000, seed=2).known) != pairs(near.known)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"items": 0}, "items is 0, expected 1 or more"),
+        ({"items": 30}, "degree is 40, expected at most the 30 items"),
+        ({"items": 50, "cells": 60}, "cells is 60, expected at most the 50 items"),
+        ({"latent": 1}, "latent is 1, expected 2 or more"),
+        ({"width": 0.0}, "width is 0.0, expected more than 0"),
+        ({"held_out": 1.0}, "held_out is 1.0, expected 0 or more and less than 1"),
+        ({"least": 0.3}, "least is 0.3: 5 interests of that weight"),
+    ],
+)
+def test_impossible_places_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        planted_places(**settings)
 
 
 # Three topics along three axes, four items each, a little apart.
