@@ -21,7 +21,7 @@ from pretrain.model import reverse_name
 from pretrain.networks import train_networks
 from pretrain.partitioned import check_partitioned
 from pretrain.plan import Workload
-from pretrain.pooling import Pooled
+from pretrain.pooling import Pooled, Pooling, of_means
 from pretrain.run import Run
 from pretrain.warm import carry
 from recokit.errors import ConfigError, DataError, FormatError
@@ -200,6 +200,58 @@ def test_components_start_apart_and_none_is_preferred():
     assert [usage[name]["distance"] for name in "ab"] == [pytest.approx(1.0, abs=0.05)] * 2
     for name, number in (("a", 4), ("b", 3)):
         assert usage[name]["won"] == [pytest.approx(1 / number, abs=0.12)] * number
+
+
+# ---- epochs of means
+
+
+def test_the_first_epochs_by_means_are_a_share_rounded_down():
+    shares = [(10, 0.4, 4), (3, 0.4, 1), (2, 0.4, 0), (20, 0.99, 19), (5, 0.0, 0)]
+    for epochs, share, first in shares:
+        assert TrainConfig(components=2, epochs=epochs, pooling_warmup=share).epochs_of_means == first
+    assert TrainConfig(epochs=10, pooling_warmup=0.4).epochs_of_means == 0
+    with pytest.raises(ConfigError, match=r"pooling_warmup must be below 1, a share of the epochs, got 1\.0"):
+        TrainConfig(pooling_warmup=1.0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_warm_up_is_a_run_by_means_and_one_that_goes_on_without_its_state(engine):
+    graph = graph_of([Relation("r", "a", "b", operator="translation")])
+    config = dataclasses.replace(
+        CONFIG, epochs=5, components={"a": 2, "b": 3}, schedule="linear", pooling_warmup=0.4, engine=engine
+    )
+    means = dataclasses.replace(
+        config, epochs=2, schedule="constant", pooling_warmup=0.0, pooling_temperature=1e6, pooling_regularization=0.0
+    )
+    rest = dataclasses.replace(config, epochs=3, pooling_warmup=0.0)
+    both, first = train(graph, config), train(graph, means)
+    parted = train(graph, rest, previous=first, carry_state=False)
+    for name, vectors in parted.vectors.items():
+        np.testing.assert_allclose(both.vectors[name], vectors, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(both.vector_state[name], parted.vector_state[name], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(both.parameters["r"], parted.parameters["r"], atol=1e-5)
+    assert [record["loss"] for record in both.epochs[:2]] == pytest.approx(
+        [record["loss"] for record in first.epochs], rel=1e-5
+    )
+    assert train(graph, rest).vectors["a"].tolist() != parted.vectors["a"].tolist()
+
+
+def test_means_are_means_of_cosines():
+    similarities = torch.tensor([0.9, -0.3, 0.6, 0.2], dtype=torch.float32)
+    value, grad = Pooling.of(of_means(dataclasses.replace(CONFIG, pooling="max"))).positives(similarities)
+    assert value.item() == pytest.approx((0.9 - 0.3 + 0.6 + 0.2) / 4)
+    assert grad.tolist() == pytest.approx([0.25] * 4, rel=1e-5)
+
+
+def test_validation_waits_for_the_epochs_of_means():
+    graph, held_out = random_graph(), random_graph(1, num_edges=6)
+    settings = dataclasses.replace(SMALL, epochs=5, pooling_warmup=0.4)
+    records = train(graph, settings, validation=held_out).epochs
+    assert [settings.metric in record for record in records] == [False, False, True, True, True]
+    with pytest.raises(
+        ConfigError, match="evaluate_every is 2, so 3 epochs, the first 2 by means, are never validated"
+    ):
+        train(graph, dataclasses.replace(settings, epochs=3, pooling_warmup=0.7, evaluate_every=2), validation=held_out)
 
 
 # ---- models made by hand
@@ -725,7 +777,7 @@ def test_both_engines_agree():
     assert native.epochs[-1]["loss"] == pytest.approx(plain.epochs[-1]["loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize("steps", [2, 9])
+@pytest.mark.parametrize("steps", [2, 3, 6, 9])
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(tmp_path, steps):
     class Stopped(Exception):
         pass
