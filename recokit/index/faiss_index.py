@@ -8,18 +8,16 @@ one, and equal ones once (:mod:`recokit.index.groups`).
 
 __all__ = ["FaissIndex", "FaissKind"]
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recokit.errors import ConfigError, FormatError, MissingDependencyError, closest
+from recokit.errors import ConfigError, FormatError, closest
 from recokit.index import folder
 from recokit.index.exact import ExactIndex
+from recokit.index.faiss_library import faiss_for, faiss_threads
 from recokit.index.groups import Groups
 from recokit.index.lift import Lift, blocks
 from recokit.index.scoring import Rows, Scores, search_proposed
@@ -119,7 +117,7 @@ class FaissIndex:
             lift = Lift(table, lift.bound, appended=False)
         threads = threads or available_cpus()
         groups = Groups.of(table) if kind == "hnsw" else None
-        with _threads(1 if deterministic and kind == "hnsw" else threads):
+        with faiss_threads(faiss_for("FaissIndex"), 1 if deterministic and kind == "hnsw" else threads):
             if groups is not None:
                 index = _build_graph(lift, groups, settings, seed)
             else:
@@ -133,7 +131,7 @@ class FaissIndex:
         return search_proposed(self.table, vectors, k, propose=self._propose, exact=ExactIndex(self.table).search)
 
     def _propose(self, vectors: NDArray[np.float32], k: int) -> Rows:
-        faiss = _faiss()
+        faiss = faiss_for("FaissIndex")
         parameters = None
         if self.kind == "ivf_flat":
             parameters = faiss.SearchParametersIVF(nprobe=self.settings["nprobe"])
@@ -142,14 +140,14 @@ class FaissIndex:
         else:
             k = min(k + _MARGIN, self.table.count)
         amount = k if self._groups is None else min(k, self._groups.count)
-        with _threads(self._threads):
+        with faiss_threads(faiss_for("FaissIndex"), self._threads):
             _, found = self._index.search(self._lift.queries(vectors), amount, params=parameters)
         rows: Rows = found
         return rows if self._groups is None else self._groups.expand(rows, k)
 
     def save(self, path: str | Path) -> Path:
         """Write the index as a folder, atomically."""
-        faiss = _faiss()
+        faiss = faiss_for("FaissIndex")
         return folder.save(
             path,
             kind="faiss",
@@ -176,7 +174,7 @@ class FaissIndex:
         )
         lift = Lift(table, saved["bound"], saved["appended"])
         try:
-            index = _faiss().read_index(str(Path(path) / _FILE))
+            index = faiss_for("FaissIndex").read_index(str(Path(path) / _FILE))
         except RuntimeError as error:
             raise FormatError(f"{Path(path) / _FILE} cannot be read by faiss: {error}") from error
         groups = Groups.of(table) if kind == "hnsw" and index.ntotal != table.count else None
@@ -204,7 +202,7 @@ def _settings(kind: FaissKind, given: dict[str, int | None], count: int) -> dict
 
 
 def _build_lists(lift: Lift, settings: dict[str, int], seed: int) -> Any:
-    faiss = _faiss()
+    faiss = faiss_for("FaissIndex")
     count, nlist = lift.table.count, settings["nlist"]
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(lift.dim), lift.dim, nlist, faiss.METRIC_L2)
     index.cp.seed = seed
@@ -217,7 +215,7 @@ def _build_lists(lift: Lift, settings: dict[str, int], seed: int) -> Any:
 
 
 def _build_graph(lift: Lift, groups: Groups, settings: dict[str, int], seed: int) -> Any:
-    faiss = _faiss()
+    faiss = faiss_for("FaissIndex")
     graph = faiss.IndexHNSWFlat(lift.dim, settings["m"])
     graph.hnsw.efConstruction = settings["ef_construction"]
     graph.hnsw.rng = faiss.RandomGenerator(seed)
@@ -229,29 +227,9 @@ def _build_graph(lift: Lift, groups: Groups, settings: dict[str, int], seed: int
 
 
 def _build_flat(lift: Lift) -> Any:
-    faiss = _faiss()
+    faiss = faiss_for("FaissIndex")
     product = lift.table.comparator in ("dot", "cos")
     index = faiss.IndexFlatIP(lift.dim) if product else faiss.IndexFlatL2(lift.dim)
     for part in blocks(lift.table.count):
         index.add(lift.rows(part))
     return index
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Set faiss's threads, which are the process's, and set them back."""
-    faiss = _faiss()
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(number)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
-def _faiss() -> ModuleType:
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingDependencyError("faiss", extra="faiss", needed_for="FaissIndex") from error
-    return faiss

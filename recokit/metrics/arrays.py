@@ -11,6 +11,7 @@ __all__ = [
     "as_labels",
     "as_pairs",
     "as_predictions",
+    "as_ranks",
     "as_scores",
     "as_weight",
     "at_least_one",
@@ -90,6 +91,17 @@ def same_ids(first: pd.Series, second: pd.Series, names: tuple[str, str]) -> Non
             f"column {str(first.name)!r} holds {kinds[0]} ids in {names[0]} and {kinds[1]} ids in {names[1]}: "
             "they would never match"
         )
+
+
+def as_ranks(rank: pd.Series) -> Ints:
+    """Return the column ``rank`` of a candidate frame as int64, if it holds integers from 1."""
+    values = rank.to_numpy()
+    if len(values) and not np.issubdtype(values.dtype, np.integer):
+        raise DataError(f"column 'rank' of candidates has to hold integers from 1, not {rank.dtype}")
+    values = values.astype(np.int64)
+    if values.min(initial=1) < 1:
+        raise DataError(f"column 'rank' of candidates has to start at 1; it holds {values.min()}")
+    return values
 
 
 def at_least_one(k: int, name: str = "k") -> int:

@@ -35,7 +35,7 @@ from scipy import sparse
 from scipy.special import xlogy
 
 from recokit.errors import DataError
-from recokit.metrics.arrays import Floats, Ints, as_pairs, at_least_one, same_ids
+from recokit.metrics.arrays import Floats, Ints, as_pairs, as_ranks, at_least_one, same_ids
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -377,12 +377,7 @@ def _order(query: Ints, rank: "pd.Series[Any] | None") -> NDArray[np.intp] | sli
     """Positions of the rows by query, then rank; everything as it is where that is the order of the frame."""
     if rank is None:
         return slice(None) if (np.diff(query) >= 0).all() else np.argsort(query, kind="stable")
-    values = rank.to_numpy()
-    if len(values) and not np.issubdtype(values.dtype, np.integer):
-        raise DataError(f"column 'rank' of candidates has to hold integers from 1, not {rank.dtype}")
-    values = values.astype(np.int64)
-    if values.min(initial=1) < 1:
-        raise DataError(f"column 'rank' of candidates has to start at 1; it holds {values.min()}")
+    values = as_ranks(rank)
     key = query * (int(values.max(initial=0)) + 1) + values
     if (np.diff(key) > 0).all():
         return slice(None)

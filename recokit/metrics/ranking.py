@@ -35,7 +35,7 @@ import pandas as pd
 from scipy.special import gammaln
 
 from recokit.errors import ConfigError, DataError, closest
-from recokit.metrics.arrays import Floats, Ints, as_labels, as_pairs, as_scores, at_least_one, same_ids
+from recokit.metrics.arrays import Floats, Ints, as_labels, as_pairs, as_ranks, as_scores, at_least_one, same_ids
 
 TieRule = Literal["expected", "pessimistic", "optimistic", "order"]
 Norm = Literal["relevant", "min", "hits"]
@@ -290,12 +290,7 @@ def _hits(listed: pd.DataFrame, list_of_row: Ints, wanted: pd.DataFrame, list_of
 
 def _ahead(rank: pd.Series, list_of_row: Ints, length: Ints, hit: Ints) -> Ints:
     """Count the candidates of better rank in the lists of the rows ``hit``."""
-    values = rank.to_numpy()
-    if len(values) and not np.issubdtype(values.dtype, np.integer):
-        raise DataError(f"column 'rank' of candidates has to hold integers from 1, not {rank.dtype}")
-    values = values.astype(np.int64)
-    if values.min(initial=1) < 1:
-        raise DataError(f"column 'rank' of candidates has to start at 1; it holds {values.min()}")
+    values = as_ranks(rank)
     key = list_of_row * (int(values.max(initial=0)) + 1) + values
     ordered = np.sort(key)
     if (twice := np.flatnonzero(ordered[1:] == ordered[:-1])).size:

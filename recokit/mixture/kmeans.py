@@ -6,15 +6,13 @@ Shapes: N items, K clusters, D dimension.
 __all__ = ["fit_centroids", "medoids_of", "members"]
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from recokit.errors import MissingDependencyError
+from recokit.index.faiss_library import faiss_for, faiss_threads
 from recokit.mixture.nearest import Centroids, Rows, unit
 
 _BLOCK = 1 << 16  # items read at a time, so that a memory-mapped table never is in memory whole
@@ -104,14 +102,14 @@ def _lloyd(
     weights: NDArray[np.float64] | None,
     threads: int,
 ) -> NDArray[np.float32]:
-    faiss = _faiss()
+    faiss = faiss_for("InterestClusters.fit")
     settings = faiss.ClusteringParameters()
     settings.niter, settings.seed, settings.spherical = iterations, seed, spherical
     settings.min_points_per_centroid = 1  # faiss warns below 39; the caller chose
     settings.max_points_per_centroid = max(1, len(vectors))  # the sample is drawn already
     dim = vectors.shape[1]
     clustering = faiss.Clustering(dim, clusters, settings)
-    with _threads(faiss, threads):
+    with faiss_threads(faiss, threads):
         index = faiss.IndexFlatIP(dim) if spherical else faiss.IndexFlatL2(dim)
         clustering.train(vectors, index, None if weights is None else weights.astype(np.float32))
     centroids: NDArray[np.float32] = faiss.vector_to_array(clustering.centroids).reshape(clusters, dim)
@@ -147,22 +145,3 @@ def _lengths(vectors: NDArray[Any]) -> NDArray[np.float64]:
 
 def _blocks(count: int) -> Iterator[slice]:
     return (slice(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))
-
-
-@contextmanager
-def _threads(faiss: ModuleType, number: int) -> Iterator[None]:
-    """Set faiss's threads, which are the process's, and set them back."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(number)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
-def _faiss() -> ModuleType:
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingDependencyError("faiss", extra="faiss", needed_for="InterestClusters.fit") from error
-    return faiss

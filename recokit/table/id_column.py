@@ -6,13 +6,13 @@
 Whatever has one row for each id (vectors, codes, mixtures) holds its ids this way.
 """
 
-__all__ = ["IdColumn"]
+__all__ = ["IdColumn", "WithIds"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -169,3 +169,41 @@ def _read_index(path: Path, count: int, id_type: IdType) -> IdIndex | None:
     if len(index) != count or (index.strings is None) != (id_type == "int64"):
         raise FormatError(f"{path} indexes {len(index)} ids, expected {count} of type {id_type}")
     return index
+
+
+class WithIds:
+    """What a table with one row for each id says of its ids."""
+
+    _called: ClassVar[str]  # in messages
+    entity: str
+    _column: IdColumn
+
+    @property
+    def count(self) -> int:
+        """N, the number of ids."""
+        return self._column.count
+
+    @property
+    def id_type(self) -> IdType:
+        """``"int64"`` or ``"string"``."""
+        return self._column.type
+
+    @property
+    def ids(self) -> pa.Array:
+        """The ids in row order, int64 or large_string; read at first use."""
+        return self._column.ids
+
+    def __len__(self) -> int:
+        return self.count
+
+    def rows(self, ids: Ids) -> NDArray[np.int64]:
+        """Return the row of each id (B,), -1 where it is not there or null.
+
+        Raises:
+            DataError: The ids are of the other type, or of none: integers in a table of strings, floats.
+        """
+        return self._column.rows(ids, f"ids looked up in the {self.entity!r} {self._called}")
+
+    def ids_at(self, rows: NDArray[Any]) -> pa.Array:
+        """Return the ids of rows (B,); a negative row gives null."""
+        return self._column.ids_at(rows, f"the {self.entity!r} {self._called}")

@@ -14,14 +14,13 @@ Shapes: N entities, C components of an entity, D dimension, B batch.
 
 __all__ = ["Mixture", "load_table"]
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from recokit.errors import ConfigError, DataError, FormatError, VersionError
@@ -41,7 +40,7 @@ from recokit.table.folder import (
     write_json,
     write_npy,
 )
-from recokit.table.id_column import IdColumn
+from recokit.table.id_column import IdColumn, WithIds
 from recokit.table.ids import Ids, IdType
 from recokit.table.vectors import Comparator, EmbeddingTable
 
@@ -56,7 +55,7 @@ _MANIFEST = "table.json"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Mixture:
+class Mixture(WithIds):
     """Weighted rows of a table of components for each entity of a type; immutable.
 
     Made by ``from_components``, ``from_rows``, ``from_engagement`` or ``load``.
@@ -86,16 +85,12 @@ class Mixture:
     meta: dict[str, Any]
     path: Path | None
     _column: IdColumn
+    _called: ClassVar[str] = "mixture"
 
     @property
     def kind(self) -> Literal["mixture"]:
         """What a version calls tables like this one."""
         return "mixture"
-
-    @property
-    def count(self) -> int:
-        """N, the number of ids."""
-        return int(self.component_rows.shape[0])
 
     @property
     def num_components(self) -> int:
@@ -112,36 +107,24 @@ class Mixture:
         """What makes a score of a component and another vector."""
         return self.components.comparator
 
-    @property
-    def id_type(self) -> IdType:
-        """``"int64"`` or ``"string"``."""
-        return self._column.type
-
-    @property
-    def ids(self) -> pa.Array:
-        """The ids in row order, int64 or large_string; read at first use."""
-        return self._column.ids
-
-    def __len__(self) -> int:
-        return self.count
-
     def __repr__(self) -> str:
         return (
             f"Mixture({self.count:,} {self.entity!r} of version {self.version!r}, up to {self.num_components} of "
             f"{self.components.count:,} components of dim {self.dim}, {self.comparator})"
         )
 
-    def rows(self, ids: Ids) -> NDArray[np.int64]:
-        """Return the row of each id (B,), -1 where it is not in the mixture or null.
-
-        Raises:
-            DataError: The ids are of the other type, or of none: integers in a table of strings, floats.
-        """
-        return self._column.rows(ids, f"ids looked up in the {self.entity!r} mixture")
-
-    def ids_at(self, rows: NDArray[Any]) -> pa.Array:
-        """Return the ids of rows (B,); a negative row gives null."""
-        return self._column.ids_at(rows, f"the {self.entity!r} mixture")
+    def __reduce__(self) -> tuple[Callable[..., "Mixture"], tuple[Any, ...]]:
+        # A worker process maps the same files instead of receiving their bytes.
+        if self.path is not None:
+            return Mixture.load, (self.path.absolute(),)
+        make = partial(
+            Mixture.from_rows,
+            components=self.components,
+            entity=self.entity,
+            name=self.components_name,
+            meta=self.meta,
+        )
+        return make, (self.ids, self.component_rows, self.weights)
 
     def vectors_at(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Return the components' vectors (B, C, D) float32 of rows (B,); zeros where an entity has fewer."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +39,7 @@ from recokit.table.folder import (
     write_json,
     write_npy,
 )
-from recokit.table.id_column import IdColumn
+from recokit.table.id_column import IdColumn, WithIds
 from recokit.table.ids import Ids, IdType
 
 Comparator = Literal["dot", "cos", "l2", "squared_l2"]
@@ -51,7 +51,7 @@ _BLOCK = 1 << 16  # rows checked at once
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class EmbeddingTable:
+class EmbeddingTable(WithIds):
     """Ids and vectors of one entity type at one version; immutable.
 
     Made by ``from_arrays``, ``from_word2vec``, ``from_csv`` or ``load``.
@@ -78,17 +78,13 @@ class EmbeddingTable:
     meta: dict[str, Any]
     path: Path | None
     _column: IdColumn
+    _called: ClassVar[str] = "table"
     _files: Mapping[str, FileEntry] = field(default_factory=dict)  # of the folder
 
     @property
     def kind(self) -> Literal["vectors"]:
         """What a version calls tables like this one."""
         return "vectors"
-
-    @property
-    def count(self) -> int:
-        """N, the number of ids."""
-        return int(self.vectors.shape[0])
 
     @property
     def dim(self) -> int:
@@ -100,24 +96,11 @@ class EmbeddingTable:
         """The vectors' dtype, float32 or float16."""
         return self.vectors.dtype
 
-    @property
-    def id_type(self) -> IdType:
-        """``"int64"`` or ``"string"``."""
-        return self._column.type
-
-    @property
-    def ids(self) -> pa.Array:
-        """The ids in row order, int64 or large_string; read at first use."""
-        return self._column.ids
-
     @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 of the bytes of ``vectors.npy``, in hexadecimal."""
         entry = self._files.get("vectors.npy")
         return npy_digest(self.vectors) if entry is None else entry["sha256"]
-
-    def __len__(self) -> int:
-        return self.count
 
     def __repr__(self) -> str:
         where = f", path={str(self.path)!r}" if self.path else ""
@@ -133,18 +116,6 @@ class EmbeddingTable:
         names = ("entity", "version", "comparator", "bias", "meta")
         make = partial(EmbeddingTable.from_arrays, **{name: getattr(self, name) for name in names})
         return make, (self.ids, self.vectors)
-
-    def rows(self, ids: Ids) -> NDArray[np.int64]:
-        """Return the row of each id (B,), -1 where it is not in the table or null.
-
-        Raises:
-            DataError: The ids are of the other type, or of none: integers in a table of strings, floats.
-        """
-        return self._column.rows(ids, f"ids looked up in the {self.entity!r} table")
-
-    def ids_at(self, rows: NDArray[Any]) -> pa.Array:
-        """Return the ids of rows (B,); a negative row gives null."""
-        return self._column.ids_at(rows, f"the {self.entity!r} table")
 
     @classmethod
     def from_arrays(
