@@ -39,7 +39,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -89,20 +89,21 @@ VARIED = (
 ONE, MIXTURE, LIMIT = "one vector", "mixture", "limit of one vector"
 COMPARED = (ONE, "EASE")  # with the mixture
 
+ALLOCATIONS: tuple[Allocation, ...] = get_args(Allocation)  # round robin first
 PLACES = (10, 20, 50, 100)  # lists of the allocation part
 LEAST = 0.05  # weight of the components that count
 SHARED = ("recall", "interest_coverage", "category_entropy", "smallest_recall", "smallest_places", "smallest_weight")
 
-# Chosen by recall@100 of --first 100 --seeds 2, networks that no table is about, among
-#   ItemKNN         50 to 1000 neighbours
-#   EASE            l2 of 10 to 1000
-#   one vector      temperatures .05 to .35, 64 to 1000 uniform negatives, 12 to 40 epochs
+# Chosen by recall@100 of seed 100, a network that no table is about, each for itself: the best, or within .002 of it,
+# among
+#   ItemKNN         50, 200 and 1000 neighbours
+#   EASE            l2 of 10, 30, 100, 300 and 1000
+#   one vector      temperatures .05, .1, .15, .25, and of topics .35
 #   mixture         the same
-#   item clusters   20 to 400 of them
-NEIGHBORS = 1000
-L2 = 100.0
+#   item clusters   40, 100, 200 and 400 of them, and of topics 800
+BOOTSTRAP = 1000  # resamples of users
 CONFIG = TrainConfig(
-    operator="identity", comparator="cos", loss="softmax", uniform_negatives=500, epochs=20, learning_rate=0.1,
+    operator="identity", comparator="cos", loss="softmax", epochs=20, learning_rate=0.1,
     schedule="linear", sides="target", precision="auto",
 )  # fmt: skip
 
@@ -113,35 +114,46 @@ class Network:
 
     Attributes:
         make: Makes one of a seed.
-        config: Of the trained models, but for their size.
+        config: Of the trained models, but for their size and temperature.
+        temperatures: Theirs.
         components: Vectors of a user in a mixture, C.
         dim: Their length, n.
         clusters: Of items, whose centroids are the vectors of an inductive mixture.
+        neighbors: Of ItemKNN.
+        l2: Of EASE.
     """
 
     make: Callable[..., Planted]
     config: TrainConfig
+    temperatures: Mapping[str, float]
     components: int
     dim: int
     clusters: int
+    neighbors: int
+    l2: float
 
     def configs(self, seed: int) -> dict[str, TrainConfig]:
         """Settings of the two trained models, by name."""
-        single = replace(self.config, dim=self.components * self.dim, seed=seed)
-        return {ONE: single, MIXTURE: replace(single, dim=self.dim, components={"user": self.components})}
+        sizes = {
+            ONE: replace(self.config, dim=self.components * self.dim),
+            MIXTURE: replace(self.config, dim=self.dim, components={"user": self.components}),
+        }
+        return {name: replace(of, temperature=self.temperatures[name], seed=seed) for name, of in sizes.items()}
 
 
 TOPICS = "topics"
 NETWORKS: Mapping[str, Network] = {
     TOPICS: Network(
         partial(planted_interests, users=4000, items=4000, topics=40),
-        replace(CONFIG, temperature=0.25),
-        components=5, dim=16, clusters=100,
+        replace(CONFIG, uniform_negatives=500),
+        {ONE: 0.25, MIXTURE: 0.25},
+        components=5, dim=16, clusters=400, neighbors=1000, l2=1000.0,
     ),
     "places": Network(
         partial(planted_places, users=3000, items=2000),
-        replace(CONFIG, temperature=0.1, uniform_negatives=300),
-        components=5, dim=4, clusters=100,
+        replace(CONFIG, uniform_negatives=300),
+        {ONE: 0.25, MIXTURE: 0.1},
+        components=5, dim=4, clusters=200, neighbors=50, l2=300.0,
     ),
 }  # fmt: skip
 
@@ -260,12 +272,12 @@ def limit(planted: Planted) -> dict[str, Vectors]:
     return {"planted places": Vectors(users, items)}
 
 
-def floors(task: Task) -> dict[str, pd.DataFrame]:
+def floors(task: Task, network: Network) -> dict[str, pd.DataFrame]:
     """Lists of what has no vectors."""
     fitted: dict[str, Popularity | ItemKNN | EASE] = {
         "popularity": Popularity.fit(task.known),
-        "ItemKNN": ItemKNN.fit(task.known, neighbors=NEIGHBORS),
-        "EASE": EASE.fit(task.known, l2=L2, dtype="float32"),
+        "ItemKNN": ItemKNN.fit(task.known, neighbors=network.neighbors),
+        "EASE": EASE.fit(task.known, l2=network.l2, dtype="float32"),
     }
     return {name: floor.recommend(task.users, k=LENGTH, exclude=task.known) for name, floor in fitted.items()}
 
@@ -299,78 +311,64 @@ def about_lists(task: Task, lists: pd.DataFrame, cutoffs: Iterable[int]) -> Valu
     return found
 
 
-def means(name: str, values: Values, *, seed: int, protocol: Mapping[str, str]) -> Report:
-    """Means over users, with intervals."""
-    results = []
-    for metric, column in values.items():
-        found = bootstrap_mean(column)
-        results.append(Result(name, metric, *found, n=len(column), seed=seed, protocol=dict(protocol)))
-    return Report(results)
+def means(name: str, values: Values, **said: Any) -> list[Result]:
+    """Means over users, with intervals; ``said`` are the seed and the protocol."""
+    return [
+        Result(name, metric, *bootstrap_mean(column, samples=BOOTSTRAP), n=len(column), **said)
+        for metric, column in values.items()
+    ]
 
 
-def measure_network(task: Task, network: Network, vectors: dict[str, Vectors], *, seed: int) -> Report:
+def measure_network(task: Task, network: Network, vectors: Mapping[str, Vectors], seed: int) -> list[Result]:
     """Everything there is to say of the floors, the vectors and their lists."""
     items = vectors[ONE].items
     vectors = {**vectors, **inductive(task, network, items, seed), **limit(task.planted)}
-    lists = {**floors(task), **{name: recommend(task, of) for name, of in vectors.items()}}
+    lists = {**floors(task, network), **{name: recommend(task, of) for name, of in vectors.items()}}
     values = {
         name: {**(about_vectors(task, vectors[name]) if name in vectors else {}), **about_lists(task, of, COVERED)}
         for name, of in lists.items()
     }
-    about = {"vectors": items, "categories": task.categories, "baseline": lists[ONE]}
-    report = Report([])
+    said: dict[str, Any] = {"seed": seed, "protocol": task.protocol}
+    about = {
+        "vectors": items, "categories": task.categories, "baseline": lists[ONE], "k": CUTOFFS, "bootstrap": BOOTSTRAP
+    }  # fmt: skip
+    results = []
     for name, of in lists.items():
-        report |= evaluate_candidates(
-            of, task.relevant, k=CUTOFFS, name=name, catalog=task.items, seed=seed, protocol=task.protocol, **about
-        )
-        report |= means(name, values[name], seed=seed, protocol=task.protocol)
-    limited = {"interest_recall": 1.0 / task.planted.interests.sum(axis=1)}
-    report |= means(LIMIT, limited, seed=seed, protocol=task.protocol)
+        results += evaluate_candidates(of, task.relevant, name=name, catalog=task.items, **about, **said).results
+        results += means(name, values[name], **said)
+    results += means(LIMIT, {"interest_recall": 1.0 / task.planted.interests.sum(axis=1)}, **said)
     for other in COMPARED:
         names = (MIXTURE, other)
-        report |= compare_candidates(
-            lists[MIXTURE], lists[other], task.relevant, k=CUTOFFS, names=names, seed=seed, protocol=task.protocol,
-            **about,
-        )  # fmt: skip
-        differences = {
-            metric: values[MIXTURE][metric] - values[other][metric]
-            for metric in values[MIXTURE]
-            if metric in values[other]
-        }
-        report |= means(" - ".join(names), differences, seed=seed, protocol=task.protocol)
-    return report
+        results += compare_candidates(
+            lists[MIXTURE], lists[other], task.relevant, names=names, **about, **said
+        ).results  # fmt: skip
+        both = values[MIXTURE].keys() & values[other].keys()
+        differences = {metric: values[MIXTURE][metric] - values[other][metric] for metric in sorted(both)}
+        results += means(" - ".join(names), differences, **said)
+    return results
 
 
-def measure_allocations(task: Task, vectors: Vectors, *, seed: int) -> Report:
+def measure_allocations(task: Task, vectors: Vectors, seed: int) -> list[Result]:
     """What the same components make of the places of a list; differences are from round robin, paired by user."""
-    report = Report([])
+    said: dict[str, Any] = {"seed": seed, "protocol": task.protocol}
+    results = []
     for k in PLACES:
-        lists = {
-            allocation: recommend(task, vectors, k=k, allocation=allocation) for allocation in get_args(Allocation)
-        }
-        for allocation, of in lists.items():
-            report |= evaluate_candidates(
-                of, task.relevant, k=k, name=allocation, categories=task.categories, seed=seed, protocol=task.protocol
-            )
-            smallest = evaluate_candidates(of, task.smallest, k=k, name=allocation, seed=seed, protocol=task.protocol)
-            report |= _smallest(smallest, k)
-            values = {**about_lists(task, of, [k]), **about_components(of, vectors.users, k)}
-            report |= means(allocation, values, seed=seed, protocol=task.protocol)
-            if allocation == "round_robin":
-                continue
-            compare = partial(
-                compare_candidates, of, lists["round_robin"], k=k, names=(allocation, "round_robin"), seed=seed,
-                protocol=task.protocol,
-            )  # fmt: skip
-            report |= compare(task.relevant)
-            report |= _smallest(compare(task.smallest), k)
-    return report
+        lists = {allocation: recommend(task, vectors, k=k, allocation=allocation) for allocation in ALLOCATIONS}
+        about = {"k": k, "bootstrap": BOOTSTRAP, **said}
+        for name, of in lists.items():
+            results += evaluate_candidates(of, task.relevant, name=name, categories=task.categories, **about).results
+            results += _smallest(evaluate_candidates(of, task.smallest, name=name, **about), k)
+            results += means(name, {**about_lists(task, of, [k]), **about_components(of, vectors.users, k)}, **said)
+        for name in ALLOCATIONS[1:]:
+            compare = partial(compare_candidates, lists[name], lists[ALLOCATIONS[0]], names=(name, ALLOCATIONS[0]))
+            results += compare(task.relevant, **about).results
+            results += _smallest(compare(task.smallest, **about), k)
+    return results
 
 
-def _smallest(report: Report, k: int) -> Report:
+def _smallest(report: Report, k: int) -> list[Result]:
     """The recall of a report that is about the smallest interests, called so."""
-    kept = [replace(row, metric=f"smallest_{row.metric}") for row in report.results if row.metric == f"recall@{k}"]
-    return Report(kept, report.provenance, report.created)
+    return [replace(row, metric=f"smallest_{row.metric}") for row in report.results if row.metric == f"recall@{k}"]
 
 
 def about_components(lists: pd.DataFrame, users: Mixture, k: int) -> Values:
@@ -390,7 +388,7 @@ def about_components(lists: pd.DataFrame, users: Mixture, k: int) -> Values:
 
 def measure(*, seeds: Iterable[int], part: str = "all", console: Console | None = None) -> Report:
     """Make, train and compare once a seed; the group of a result is its network, or "allocation"."""
-    report = Report([])
+    results: list[Result] = []
     for seed in seeds:
         for name, network in NETWORKS.items():
             if part == "allocation" and name != TOPICS:
@@ -398,20 +396,20 @@ def measure(*, seeds: Iterable[int], part: str = "all", console: Console | None 
             task = make_task(network, seed)
             with trained(task, network, seed) as vectors:
                 if part != "allocation":
-                    report |= _grouped(measure_network(task, network, vectors, seed=seed), name)
+                    results += _grouped(measure_network(task, network, vectors, seed), name)
                 if part != "networks" and name == TOPICS:
-                    report |= _grouped(measure_allocations(task, vectors[MIXTURE], seed=seed), "allocation")
+                    results += _grouped(measure_allocations(task, vectors[MIXTURE], seed), "allocation")
             if console:
                 console.print(f"seed {seed}, {name}: done")
-    return report
+    return Report(results)
 
 
-def _grouped(report: Report, group: str) -> Report:
-    return Report([replace(row, group=group) for row in report.results], report.provenance, report.created)
+def _grouped(results: list[Result], group: str) -> list[Result]:
+    return [replace(row, group=group) for row in results]
 
 
 def _part(report: Report, group: str) -> Report:
-    return Report([row for row in report.results if row.group == group], report.provenance, report.created)
+    return replace(report, results=[row for row in report.results if row.group == group])
 
 
 def tables(report: Report) -> dict[str, Rows]:
@@ -462,7 +460,7 @@ def _bars(axes, part: pd.DataFrame) -> None:
         height = np.arange(len(names)) + 0.25 * (1 - place)
         axes.barh(height, found["mean"], 0.22, xerr=found["std"], label=metric, ecolor="0.2")
     axes.set_yticks(range(len(names)), names)
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.06), ncols=len(shown))
 
 
 def _lines(axes, part: pd.DataFrame) -> None:

@@ -13,6 +13,7 @@ each system has:
     2 x 32, 4 x 16 users         as many of a user, fewer of an item
     4 x 16 users, 4 x 16 items   as many of both
     4 x 64 users                 more of a user, as many of an item
+    one vector of 256            as many of a user as those, more of an item: what more numbers do without a mixture
     clusters                     inductive: a user is the most engaged clusters of the one vector's items (TwHIN 4.4)
     PinnerSage                   inductive: a user is a few of the user's own items, vectors as before
 
@@ -24,8 +25,8 @@ split       As the loaders say: by time within each user, or for Last.FM by chan
 lists       100 candidates by exact search, those of mixtures allocated by max_score (weights left aside, the pooling
             that training comes near to) and by round_robin. Items of several components score as their best one does.
 diversity   Distances within lists, by the item vectors of the one vector for all systems, so that one measure judges
-            all; categories are genres, or, where a set has none, k-means clusters of those same vectors. Both are the
-            one vector's own view of items.
+            all; categories are genres, or, where a set has none, k-means clusters of those same vectors. Distances and
+            clusters are so the one vector's own view of items.
 differences Every mixture minus the one vector, paired by user: the mean over seeds, and of how many seeds the 95 %
             interval is above 0 or below. Where the split is fixed, seeds share their users, and are no new evidence
             about users.
@@ -76,7 +77,7 @@ GRID: Mapping[str, tuple[float, ...]] = {
     "learning_rate": (0.05, 0.1, 0.2),
     "neighbors": (50, 100, 200, 500, 1000),
     "l2": (50, 100, 200, 400, 800, 1600, 3200),
-    "clusters": (50, 100, 200, 500, 1000, 2000, 5000),
+    "clusters": (50, 100, 200, 500, 1000, 2000),  # of more, most would hold an item or two
     "top": (3, 5, 10),
 }
 SETTINGS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -84,7 +85,7 @@ SETTINGS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "one": {"temperature": 0.16, "learning_rate": 0.1},
         "mixture": {"temperature": 0.16, "learning_rate": 0.1},
         "floors": {"neighbors": 500, "l2": 100.0},
-        "clusters": {"clusters": 1000, "top": 5},
+        "clusters": {"clusters": 2000, "top": 10},
         "pinnersage": {"top": 5},
     },
     "lastfm": {
@@ -119,13 +120,14 @@ class Shape:
     dim: int
 
 
-ONE, MIXTURE = "one vector", "4 x 16 users"
+ONE, WIDE, MIXTURE, LARGE = "one vector", "one vector of 256", "4 x 16 users", "4 x 64 users"
 SHAPES: Mapping[str, Shape] = {
     ONE: Shape(1, 1, 64),
     "2 x 32 users": Shape(2, 1, 32),
     MIXTURE: Shape(4, 1, 16),
     "4 x 16 users, 4 x 16 items": Shape(4, 4, 16),
-    "4 x 64 users": Shape(4, 1, 64),
+    LARGE: Shape(4, 1, 64),
+    WIDE: Shape(1, 1, 256),
 }
 
 
@@ -421,12 +423,17 @@ def _shown(report: Report, metrics: Sequence[str], group: str) -> Iterator[Resul
 
 def pairs_of(names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield which system is compared with which: mixtures with the one vector, and what differs in tasks alone."""
-    for name in names:
-        if name.endswith(ALLOCATIONS):
-            yield name, ONE
-    for said in (ALONE, TASKS, BY_SPARSE):
-        others = {f"{ONE}, {said}": ONE, **{f"{MIXTURE}, {said}, {each}": f"{MIXTURE}, {each}" for each in ALLOCATIONS}}
-        yield from ((name, other) for name, other in others.items() if name in names)
+    variants = (ALONE, TASKS, BY_SPARSE)
+    yield from (
+        (name, ONE) for name in names if name.endswith(ALLOCATIONS) and not any(said in name for said in variants)
+    )
+    yield from ((name, WIDE) for name in names if name.startswith(LARGE) and WIDE in names)
+    for said in variants:
+        pairs = [(f"{ONE}, {said}", ONE)]
+        for each in ALLOCATIONS:
+            mixture = f"{MIXTURE}, {said}, {each}"
+            pairs += [(mixture, f"{MIXTURE}, {each}"), (mixture, f"{ONE}, {said}")]
+        yield from ((a, b) for a, b in pairs if a in names and b in names)
 
 
 def usage(models: Mapping[str, Model], seed: int) -> Iterator[Result]:
@@ -502,7 +509,7 @@ def differences_table(report: Report, group: str) -> Rows:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Bars of recall@50, with deviations over seeds, and recall@50 against the distance within lists; by target."""
+    """Bars of recall@50, with deviations over seeds, and the same against the distance within lists; by target."""
     from matplotlib.figure import Figure
 
     rows = report.to_frame()
@@ -515,11 +522,12 @@ def plot(report: Report, path: Path) -> None:
         recall = part[part["metric"] == "recall@50"].groupby("name", sort=False)["value"].agg(["mean", "std"])[::-1]
         distance = part[part["metric"] == DIVERSITY[0]].groupby("name")["value"].mean().reindex(recall.index)
         colors = ["tab:orange" if name == ONE else "tab:blue" for name in recall.index]
-        bars.barh(recall.index, recall["mean"], xerr=recall["std"].fillna(0.0), color=colors, ecolor="0.2")
+        names = [f"{name}  {len(recall) - place}" for place, name in enumerate(recall.index)]
+        bars.barh(names, recall["mean"], xerr=recall["std"].fillna(0.0), color=colors, ecolor="0.2")
         bars.set_title(f"{group}: recall@50")
         points.scatter(distance, recall["mean"], color=colors)
-        for name in recall.index:
-            points.annotate(name, (distance[name], recall["mean"][name]), fontsize=6)
+        for place, name in enumerate(recall.index):
+            points.annotate(str(len(recall) - place), (distance[name], recall["mean"][name]))
         points.set(xlabel=DIVERSITY[0], ylabel="recall@50")
     figure.savefig(path, dpi=150)
 

@@ -18,7 +18,6 @@ from recokit.table import Mixture
 pytest.importorskip("torch")
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-TINY = {"epochs": 20, "batch_size": 128, "uniform_negatives": 50}
 
 
 @pytest.fixture
@@ -31,18 +30,23 @@ def script(monkeypatch):
 @pytest.fixture
 def tiny(script, monkeypatch):
     """Networks of a few hundred users, and lists of no more than half of their items."""
-    sizes = {"topics": {"users": 200, "items": 240, "topics": 8, "degree": 25}, "places": {"users": 200, "items": 200}}
+    sizes = {
+        "topics": {"users": 200, "items": 240, "topics": 8, "degree": 25},
+        "places": {"users": 200, "items": 200, "degree": 20, "width": 0.3},
+    }
     networks = {
         name: replace(
             network,
             make=partial(network.make.func, **sizes[name]),
-            config=replace(network.config, **TINY),
+            config=replace(network.config, epochs=20, batch_size=128, uniform_negatives=50),
             dim=8,
             clusters=16,
         )
         for name, network in script.NETWORKS.items()
     }
     monkeypatch.setattr(script, "NETWORKS", networks)
+    monkeypatch.setattr(script, "BOOTSTRAP", 20)
+    monkeypatch.setattr(script, "PLACES", (10, 20))
     return networks
 
 
@@ -50,9 +54,7 @@ def make_task(script, weights, topic, relevant):
     """A task of no edges but those to be found."""
     edges = pd.DataFrame(relevant, columns=["source", "target"])
     planted = PlantedInterests("by hand", edges.iloc[:0], edges, np.array(weights), np.array(topic))
-    return script.make_task(
-        script.Network(lambda seed: planted, script.CONFIG, components=2, dim=2, clusters=2), seed=0
-    )
+    return script.make_task(replace(script.NETWORKS["topics"], make=lambda seed: planted), seed=0)
 
 
 def test_the_smallest_interest_is_of_users_with_several(script):
@@ -104,7 +106,7 @@ def test_places_of_the_least_component_are_counted_by_hand(script):
 
 def test_means_have_the_intervals_of_the_bootstrap(script):
     values = np.random.default_rng(0).random(50)
-    (row,) = script.means("a - b", {"purity": values}, seed=3, protocol={"split": "none"}).results
+    (row,) = script.means("a - b", {"purity": values}, seed=3, protocol={"split": "none"})
     assert (row.value, row.low, row.high) == tuple(bootstrap_mean(values))
     assert (row.name, row.metric, row.n, row.seed, row.protocol) == ("a - b", "purity", 50, 3, {"split": "none"})
 
@@ -113,7 +115,7 @@ def test_both_models_have_the_same_numbers_a_user(script):
     for network in script.NETWORKS.values():
         single, mixture = network.configs(4).values()
         assert single.width("user") == mixture.width("user") == network.components * network.dim
-        assert replace(mixture, dim=single.dim, components=1) == single
+        assert replace(mixture, dim=single.dim, components=1, temperature=single.temperature) == single
         assert (mixture.components_of("user"), mixture.components_of("item"), mixture.seed) == (5, 1, 4)
 
 
@@ -145,11 +147,11 @@ def test_the_example_runs_and_finds_the_interests(script, tiny, tmp_path, capsys
         assert value(group, "mixture - EASE", "recall@10") == pytest.approx(
             value(group, "mixture", "recall@10") - value(group, "EASE", "recall@10")
         )
-        assert value(group, "mixture", "recall@50") > value(group, "popularity", "recall@50") + 0.1
+        assert value(group, "mixture", "recall@10") > value(group, "popularity", "recall@10") + 0.05
     # The 10 first of a list of 100 are a list of 10.
     for metric in ("recall@10", "category_entropy@10", "interest_coverage@10"):
         assert value("allocation", "round_robin", metric) == pytest.approx(value("topics", "mixture", metric))
-    coverage = [value("allocation", name, "interest_coverage@10") for name in ("max_score", "round_robin", "min_one")]
+    coverage = [value("allocation", name, "interest_coverage@10") for name in ("round_robin", "min_one")]
     assert coverage == sorted(coverage)
     names = ("min_one", "round_robin", "min_one - round_robin")
     a, b, difference = (value("allocation", name, "smallest_recall@10") for name in names)

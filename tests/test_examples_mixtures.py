@@ -198,6 +198,7 @@ def test_settings_are_of_the_grid_and_kinds_are_taken_for_what_they_are(monkeypa
         "4 x 16 users": (0.25, 1, 16),
         "4 x 16 users, 4 x 16 items": (0.25, 1, 16),
         "4 x 64 users": (0.25, 1, 64),
+        "one vector of 256": (0.5, 1, 256),
         "one vector, buys alone": (0.75, 2, 64),
         "4 x 16 users, buys alone": (0.75, 2, 16),
         "one vector, task weights": (0.5, 1, 64),
@@ -222,6 +223,7 @@ def test_numbers_are_what_the_top_of_the_example_says(example):
         "4 x 16 users": (64, 16),
         "4 x 16 users, 4 x 16 items": (64, 64),
         "4 x 64 users": (256, 64),
+        "one vector of 256": (256, 256),
     }
     rows = [Result("4 x 16 users", metric, value, seed=seed) for seed in (0, 1) for metric, value in
             ((example.EFFECTIVE, 2.0 + seed), (example.DEAD, 0.1 + 0.2 * seed))]  # fmt: skip
@@ -334,11 +336,13 @@ def test_what_is_compared_with_what(example):
         "one vector", f"{mixture}, max_score", f"{mixture}, round_robin", "PinnerSage, max_score", "EASE",
         "one vector, buys alone", f"{mixture}, buys alone, max_score", f"{mixture}, weighed by buys, round_robin",
     ]  # fmt: skip
-    one = [name for name in names if name.endswith(("max_score", "round_robin"))]
+    large = ["one vector", "one vector of 256", "4 x 64 users, max_score"]
+    assert list(example.pairs_of(large)) == [(large[2], large[0]), (large[2], large[1])]
     assert list(example.pairs_of(names)) == [
-        *((name, "one vector") for name in one),
+        *((name, "one vector") for name in names[1:4]),
         ("one vector, buys alone", "one vector"),
         (f"{mixture}, buys alone, max_score", f"{mixture}, max_score"),
+        (f"{mixture}, buys alone, max_score", "one vector, buys alone"),
         (f"{mixture}, weighed by buys, round_robin", f"{mixture}, round_robin"),
     ]
 
@@ -365,6 +369,7 @@ def test_the_example_runs_and_finds_the_kinds(example, movies, tmp_path, capsys)
             assert difference == pytest.approx(mean[name, f"recall@{k}"] - mean["one vector", f"recall@{k}"], abs=1e-12)
     seeds = rows.groupby("name")["seed"].agg(lambda column: sorted(column.dropna().unique()))
     assert seeds["EASE"] == []  # the split is fixed, and so are its lists
+    assert rows[rows["name"] == "EASE"]["metric"].value_counts().max() == 1
     assert seeds["clusters, max_score"] == [0, 1]
     assert set(rows["metric"]) == {*example.ACCURACY, *example.DIVERSITY, example.EFFECTIVE, example.DEAD}
     effective = rows[rows["metric"] == example.EFFECTIVE].set_index("name")["value"]
@@ -373,6 +378,19 @@ def test_the_example_runs_and_finds_the_kinds(example, movies, tmp_path, capsys)
     assert "| 4 x 16 users, 4 x 16 items | 64 | 64 |" in text
     assert "| 2 x 32 users, max_score |" in text
     assert paths["plot"].read_bytes().startswith(b"\x89PNG")
+
+
+def test_floors_are_of_all_known_pairs_and_popularity_of_buys_too(example):
+    views = pd.DataFrame({"source": [1, 2, 3, 4, 4], "target": [10, 10, 10, 11, 12]})
+    buys = pd.DataFrame({"source": [1, 1, 2, 3], "target": [10, 11, 11, 12]})
+    asked = example.Target("buy", "buy", pd.DataFrame({"query": [9], "candidate": [10]}))
+    exclude = pd.DataFrame({"query": [9], "candidate": [12]})
+    task = example.Task("item", {"view": views, "buy": buys}, exclude, pd.Index([10, 11, 12]), (asked,))
+    found = {name: lists["buy"]["candidate"].tolist() for name, lists in example.floors(task, neighbors=2, l2=1.0)}
+    # 10 is known of users 1, 2, 3, and 11 of 1, 2, 4; equal ones rank by id. Of buys, 11 has two. 12 is excluded.
+    assert found["popularity"] == [10, 11]
+    assert found["popularity, buys alone"] == [11, 10]
+    assert found["ItemKNN"] == found["EASE"] == []  # nothing is known of user 9
 
 
 def test_tasks_are_measured_one_by_one(example, shop):

