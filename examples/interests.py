@@ -99,11 +99,11 @@ SHARED = ("recall", "interest_coverage", "category_entropy", "smallest_recall", 
 #   ItemKNN         50, 200 and 1000 neighbours
 #   EASE            l2 of 10, 30, 100, 300 and 1000
 #   one vector      temperatures .05, .1, .15, .25, and of topics .35
-#   mixture         the same
+#   mixture         the same; 20 and 40 epochs of both
 #   item clusters   40, 100, 200 and 400 of them, and of topics 800
 BOOTSTRAP = 1000  # resamples of users
 CONFIG = TrainConfig(
-    operator="identity", comparator="cos", loss="softmax", epochs=20, learning_rate=0.1,
+    operator="identity", comparator="cos", loss="softmax", epochs=40, learning_rate=0.1,
     schedule="linear", sides="target", precision="auto",
 )  # fmt: skip
 
