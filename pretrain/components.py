@@ -150,6 +150,12 @@ def similarities(model: Model, graph: Graph, relation: str) -> Iterator[tuple[di
     edges = graph.edges.get(relation)
     if edges is None:
         return
+    here = graph.relations[relation]
+    if (here.source, here.target) != (ends.source, ends.target):
+        raise ConfigError(
+            f"relation {relation!r} goes from {here.source!r} to {here.target!r} in the graph, "
+            f"from {ends.source!r} to {ends.target!r} in the model"
+        )
     joined = {side: _joined(model, graph, getattr(ends, side)) for side in get_args(Side)}
     rows: dict[Side, NDArray[np.int64]] = {
         "source": joined["source"][edges.sources],
@@ -212,6 +218,8 @@ def _weights(edges: Edges) -> NDArray[np.float32]:
 
 
 def _named(model: Model, relations: Iterable[str] | None) -> list[str]:
+    if isinstance(relations, str):
+        raise ConfigError(f"mixture_weights: relations is {relations!r}, expected a list of names")
     names = list(model.relations) if relations is None else list(dict.fromkeys(relations))
     for name in names:
         if name not in model.relations:

@@ -92,7 +92,8 @@ class TrainConfig:
         pooling_temperature: γ of the smoothmax; towards 0 it is the max.
         pooling_regularization: θ, how much of a positive's score is the average over all pairs (Eq. 2).
         pooling_warmup: Share of the epochs that come first and pool by the mean of all pairs, at full learning rates:
-            items find their places before components part; then the optimizer's state starts anew.
+            items find their places before components part; then the optimizer's state starts anew. None of it where a
+            run goes on from a previous model.
         pooling_form: Eq. 2 ``"normalized"``, with that average, or as ``"printed"``, with their sum.
         weight_temperature: γ_T of the mixture weights that the training ends with (Eq. 5).
         bias: Learn a number per entity that is added to its scores; indexes search such tables under ``"dot"`` alone.
@@ -284,7 +285,7 @@ class TrainConfig:
     @property
     def epochs_of_means(self) -> int:
         """How many epochs, the first ones, pool components by their mean."""
-        return int(self.epochs * self.pooling_warmup) if self.has_mixtures else 0
+        return int(self.epochs * self.pooling_warmup + 1e-9) if self.has_mixtures else 0
 
     def components_of(self, entity: str) -> int:
         """Components of an entity of a type."""

@@ -78,6 +78,8 @@ class CandidateGenerator:
         missing: Missing | None = None,
         any_version: bool = False,
     ) -> None:
+        if isinstance(index, Mixture):
+            raise ConfigError(f"{index!r} is no index: build one over its components, and give it as items")
         table = index.table
         candidates: EmbeddingTable | Mixture = table if items is None else items
         if relation is not None and (relation.source, relation.target) != (queries.entity, candidates.entity):
@@ -108,7 +110,7 @@ class CandidateGenerator:
         self.allocation = check_allocation(allocation)
         self.items = items
         self.aggregate = check_aggregate(aggregate)
-        self.missing = missing if items is None else check_missing(missing, table.comparator)
+        self.missing = missing if items is None and missing is None else check_missing(missing, table.comparator)
 
     def __call__(
         self,
@@ -146,7 +148,7 @@ class CandidateGenerator:
         Raises:
             DataError: Ids are unknown or of the wrong type, or ``exclude`` lacks a column.
         """
-        k = check_k(k)
+        k = min(check_k(k), max(1, self._candidates.count))
         rows = self._query_rows(ids, unknown)
         excluded = self._excluded(rows, exclude, exclude_self)
         among = None

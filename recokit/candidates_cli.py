@@ -50,6 +50,12 @@ def candidates(
     exclude: Annotated[
         str | None, typer.Option(metavar="FILE", help="Pairs not to be found: columns query, candidate.")
     ] = None,
+    exclude_columns: Annotated[
+        str, typer.Option(metavar="QUERY,CANDIDATE", help="What that file calls them.")
+    ] = "query,candidate",
+    any_version: Annotated[
+        bool, typer.Option("--any-version", help="Queries of another version, whose vectors share the space.")
+    ] = False,
     index: Annotated[Path | None, typer.Option(help="A saved index over the candidates.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Search all rows; the default.")] = False,
     hnsw: Annotated[bool, typer.Option("--hnsw", help="Build an HNSW index first.")] = False,
@@ -75,7 +81,7 @@ def candidates(
     found_table = _opened(version, items_name)
     table = found_table.components if isinstance(found_table, Mixture) else found_table
     asked, unknown = _asked(asked_table, ids, skip_unknown)
-    excluded = _Exclusions.read(exclude, asked_table, found_table)
+    excluded = _Exclusions.read(exclude, exclude_columns, asked_table, found_table)
     settings = {
         "version": version.name,
         "version_sha256": _sha256(version.path / "version.json"),
@@ -103,6 +109,7 @@ def candidates(
             items=found_table if isinstance(found_table, Mixture) else None,
             aggregate=aggregate,  # type: ignore[arg-type]
             missing=missing,  # type: ignore[arg-type]
+            any_version=any_version,
         )
 
     work = _Work(generator, asked, excluded, k, chunk)
@@ -131,7 +138,7 @@ class _Exclusions:
 
     @classmethod
     def read(
-        cls, source: str | None, queries: "EmbeddingTable | Mixture", items: "EmbeddingTable | Mixture"
+        cls, source: str | None, names: str, queries: "EmbeddingTable | Mixture", items: "EmbeddingTable | Mixture"
     ) -> "_Exclusions":
         import numpy as np
 
@@ -140,8 +147,10 @@ class _Exclusions:
 
         if source is None:
             return cls(None, None, None)
+        if len(columns := names.split(",")) != 2 or "" in columns:
+            raise ConfigError(f"--exclude-columns: got {names!r}, expected two names, of queries and of candidates")
         # As text first: ids such as 007 are strings to the table, whatever they look like.
-        frame = read_frame(source, ("query", "candidate"), id_type="string")
+        frame = read_frame(source, dict(zip(("query", "candidate"), columns, strict=True)), id_type="string")
         for column, table in (("query", queries), ("candidate", items)):
             if table.id_type == "int64":
                 try:
@@ -186,8 +195,6 @@ class _Work:
 
 
 def _write_parts(output: Path, work: _Work, settings: dict[str, Any], resume: bool) -> dict[str, int]:
-    import pyarrow.parquet as pq
-
     from recokit.candidates_files import begin_folder
 
     generate = None if output.exists() else work.generator()  # what does not fit is refused before a folder is there
@@ -202,7 +209,7 @@ def _write_parts(output: Path, work: _Work, settings: dict[str, Any], resume: bo
             folder.write(number, work.frame(generate, number))
             advance(min(work.chunk, len(work.asked) - number * work.chunk))
     folder.finish()
-    rows = sum(pq.read_metadata(file).num_rows for file in sorted(folder.path.glob("part-*.parquet")))
+    rows = sum(folder.count(number) for number in range(work.parts))
     return {"candidates": rows, "parts": work.parts, "resumed": len(there)}
 
 
@@ -264,7 +271,7 @@ def _default_items(
     relation: "RelationParameters | None",
 ) -> str:
     if relation is not None:
-        found = version.table_of(relation.name, "target")
+        found = version.table_of(relation.name, "target", kinds=("vectors", "mixture"))
         if found is None:
             raise ConfigError(f"version {version.name!r} has no table of {relation.target!r}: say which with --items")
         return found

@@ -43,6 +43,20 @@ class CandidateFolder:
         """Whether a part is there."""
         return self._part(number).is_file()
 
+    def count(self, number: int) -> int:
+        """Return how many candidates a part holds.
+
+        Raises:
+            FormatError: It is damaged.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return int(pq.read_metadata(self._part(number)).num_rows)
+        except (OSError, pa.ArrowException) as error:
+            raise FormatError(f"{self._part(number)} is damaged: delete it and go on by --resume ({error})") from error
+
     def write(self, number: int, frame: pd.DataFrame) -> None:
         """Write a part, whole or not at all."""
         _write(self._part(number), frame, {})

@@ -37,7 +37,7 @@ from recokit.feature_columns import (
     value_column,
     weight_column,
 )
-from recokit.table import EmbeddingTable
+from recokit.table import EmbeddingTable, as_vectors
 
 Usage = Literal["concat", "sum", "init"]
 Unknown = Literal["zero", "learned"]
@@ -67,6 +67,7 @@ class Pretrained:
     unknown: Unknown = "zero"
 
     def __post_init__(self) -> None:
+        as_vectors(self.table, f"the feature {self.key!r}")
         _check_choice(self.key, "usage", self.usage, get_args(Usage))
         _check_choice(self.key, "unknown", self.unknown, get_args(Unknown))
 

@@ -42,7 +42,7 @@ from scipy import sparse
 from recokit.errors import ConfigError, DataError, VersionError, closest
 from recokit.frame import read_frame
 from recokit.overlap import SKETCH_SIZE, edge_sketch
-from recokit.table import Comparator, EmbeddingTable, Ids, RelationParameters, id_array
+from recokit.table import Comparator, EmbeddingTable, Ids, RelationParameters, as_vectors, id_array
 from recokit.table.ids import IdType, id_type_of, ids_of_type, refuse_nulls
 from recokit.table.vectors import check_comparator
 
@@ -442,6 +442,8 @@ def _shared(
     """Return the version, the dimension and the comparator that all tables have."""
     if not tables:
         raise ConfigError(f"no table of {' or '.join(map(repr, ends))}: there is nothing to infer vectors from")
+    for name, table in tables.items():
+        as_vectors(table, f"vectors inferred from {name!r}")
     versions, dims = ({name: getattr(table, what) for name, table in tables.items()} for what in ("version", "dim"))
     comparators = {name: table.comparator for name, table in tables.items()}
     if len(set(versions.values())) > 1:

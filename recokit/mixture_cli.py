@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from recokit.cli import JsonFlag, emit, find_relation, text_table
-from recokit.errors import ConfigError, VersionError
+from recokit.errors import ConfigError, DataError, VersionError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +86,12 @@ def mixture(
     version = open_version(path)
     table = version.table(items)
     if relation is not None:
-        find_relation(version, relation)
+        ends = find_relation(version, relation)
+        if (ends.source, ends.target) != (entity, table.entity):
+            raise ConfigError(
+                f"--relation {relation!r} goes from {ends.source!r} to {ends.target!r}, the log from {entity!r} to "
+                f"{table.entity!r}"
+            )
     frame = _read_log(log, columns, {"source": _id_type(version, entity), "target": table.id_type})
     if method == "pinnersage":
         decay = 0.0 if half is None else math.log(2) / half
@@ -104,7 +109,7 @@ def mixture(
             )
     else:
         found = (
-            InterestClusters.fit(table, clusters or _CLUSTERS, seed=seed)
+            InterestClusters.fit(table, _CLUSTERS if clusters is None else clusters, seed=seed)
             if use_clusters is None
             else InterestClusters.load(use_clusters)
         )
@@ -113,6 +118,10 @@ def mixture(
         )
         if save_clusters is not None:
             found.save(save_clusters)
+    if not len(made) and made.meta["interactions"]:
+        raise DataError(
+            f"{log}: of its {made.meta['interactions']:,} interactions none is with an id of the table {items!r}"
+        )
     made.save(output)
     document = {"output": str(output), "entity": entity, "version": version.name, "method": method, **_summary(made)}
     emit(document, as_json, *_tables(document))
@@ -126,8 +135,9 @@ def _check_method(method: str, options: dict[str, Any]) -> None:
 
 def _id_type(version: "Version", entity: str) -> str | None:
     """Return the type that ids of an entity type have in a version, or None where it has no vectors of them."""
-    names = [name for name, entry in version.tables.items() if (entry.entity, entry.kind) == (entity, "vectors")]
-    return version.table(names[0]).id_type if names else None
+    kinds = ("vectors", "mixture")
+    names = [name for name, entry in version.tables.items() if entry.entity == entity and entry.kind in kinds]
+    return version.open(names[0]).id_type if names else None
 
 
 def _read_log(file: str, columns: str | None, types: dict[str, str | None]) -> "pd.DataFrame":

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recokit.errors import ConfigError, DataError
-from recokit.table import EmbeddingTable
+from recokit.table import EmbeddingTable, as_vectors
 
 Rows: TypeAlias = NDArray[np.int64]
 Scores: TypeAlias = NDArray[np.float32]
@@ -58,7 +58,8 @@ def check_vectors(table: EmbeddingTable, vectors: NDArray[Any]) -> NDArray[np.fl
 
 
 def check_comparator(table: EmbeddingTable) -> None:
-    """Refuse a bias where it has no meaning: score = dot + bias is the one model that has it."""
+    """Refuse mixtures, and a bias where it has no meaning: score = dot + bias is the one model that has it."""
+    as_vectors(table, "an index")
     if table.bias is not None and table.comparator != "dot":
         raise ConfigError(
             f"the {table.entity!r} table has a bias and the comparator {table.comparator!r}: bias goes with 'dot' only"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from recokit.errors import ConfigError, DataError
-from recokit.table import EmbeddingTable
+from recokit.table import EmbeddingTable, as_vectors
 
 
 def check_settings(settings: Mapping[str, int | None], *, at_least: int = 1) -> None:
@@ -17,7 +17,8 @@ def check_settings(settings: Mapping[str, int | None], *, at_least: int = 1) -> 
 
 
 def check_not_empty(table: EmbeddingTable) -> None:
-    """Refuse to build over no rows."""
+    """Refuse to build over no rows, or over mixtures."""
+    as_vectors(table, "an index")
     if not table.count:
         raise DataError(f"the {table.entity!r} table of version {table.version!r} is empty: there is nothing to index")
 

@@ -27,7 +27,7 @@ from recokit.mixture.kmeans import fit_centroids, medoids_of
 from recokit.mixture.nearest import Centroids, Rows
 from recokit.mixture.shares import keep_top, share_matrix
 from recokit.mixture.smoothing import Smoothing
-from recokit.table import EmbeddingTable, IdType, Mixture
+from recokit.table import EmbeddingTable, IdType, Mixture, as_vectors
 from recokit.table.folder import local_folder, new_folder
 
 Vectors = Literal["centroid", "medoid"]
@@ -92,6 +92,7 @@ class InterestClusters:
             DataError: ``weights`` do not fit.
             MissingDependencyError: faiss is not installed.
         """
+        items = as_vectors(items, "items to cluster")
         check_settings({"clusters": clusters, "iterations": iterations, "sample": sample, "threads": threads})
         check_settings({"seed": seed}, at_least=0)
         spherical = items.comparator == "cos"

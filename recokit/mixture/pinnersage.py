@@ -33,7 +33,7 @@ from recokit.index.settings import check_settings
 from recokit.mixture.clusters import counts_of, sketches_of
 from recokit.mixture.engagement import Engagements, Times, read_engagements
 from recokit.mixture.nearest import Rows, unit
-from recokit.table import EmbeddingTable, IdType, Mixture
+from recokit.table import EmbeddingTable, IdType, Mixture, as_vectors
 
 
 def pinnersage(
@@ -82,6 +82,7 @@ def pinnersage(
         ConfigError: A setting is out of range.
         DataError: The log is not one, or an interaction is later than ``now``.
     """
+    items = as_vectors(items, "items")
     check_settings({"top": top, "most": most})
     for what, value in (("threshold", threshold), ("decay", decay)):
         if value is not None and (isinstance(value, bool) or not 0 <= value < math.inf):
@@ -93,6 +94,7 @@ def pinnersage(
     kept = engagements.take(_usable(engagements.items, items))
     kept, starts = _latest(kept, most)
     count = len(kept.ids)
+    top = min(top, most)
     rows, sums = np.full((count, top), -1), np.zeros((count, top))
     importance = kept.decayed(math.log(2) / decay if decay else None)
     for number in range(count):
@@ -102,6 +104,8 @@ def pinnersage(
             rows[number, : len(medoids)], sums[number, : len(medoids)] = medoids, amounts
         if progress is not None and ((number + 1) % 1000 == 0 or number + 1 == count):
             progress(number + 1, count)
+    width = max(1, int((rows >= 0).sum(axis=1).max(initial=0)))
+    rows, sums = rows[:, :width], sums[:, :width]
     known = rows[:, 0] >= 0
     meta = {
         "source": "engagement",

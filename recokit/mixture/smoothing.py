@@ -28,7 +28,7 @@ from recokit.index.settings import check_settings
 from recokit.mixture.engagement import number_ids
 from recokit.mixture.nearest import Rows
 from recokit.mixture.shares import keep_top, normalized
-from recokit.table import EmbeddingTable
+from recokit.table import EmbeddingTable, Mixture, as_vectors
 from recokit.table.ids import id_type_of
 
 _USERS = 1 << 15  # smoothed at a time
@@ -49,6 +49,8 @@ class Smoothing:
     share: float = 0.8
 
     def __post_init__(self) -> None:
+        if isinstance(self.users, Mixture):
+            as_vectors(self.users, "users")
         check_settings({"neighbors": self.neighbors})
         if isinstance(self.share, bool) or not 0 <= self.share <= 1:
             raise ConfigError(f"share is {self.share!r}, expected 0 to 1")

@@ -12,6 +12,7 @@ __all__ = [
     "TableEntry",
     "TableLike",
     "Version",
+    "as_vectors",
     "id_array",
     "load_table",
     "num_parameters",
@@ -20,7 +21,7 @@ __all__ = [
 ]
 
 from recokit.table.ids import Ids, IdType, id_array
-from recokit.table.mixtures import Mixture, load_table
+from recokit.table.mixtures import Mixture, as_vectors, load_table
 from recokit.table.relations import Operator, RelationParameters, num_parameters
 from recokit.table.store import EmbeddingStore
 from recokit.table.vectors import Comparator, EmbeddingTable

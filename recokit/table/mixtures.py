@@ -12,7 +12,7 @@ clusters: both are weighted rows of a table.
 Shapes: N entities, C components of an entity, D dimension, B batch.
 """
 
-__all__ = ["Mixture", "load_table"]
+__all__ = ["Mixture", "as_vectors", "load_table"]
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -115,7 +115,7 @@ class Mixture(WithIds):
 
     def __reduce__(self) -> tuple[Callable[..., "Mixture"], tuple[Any, ...]]:
         # A worker process maps the same files instead of receiving their bytes.
-        if self.path is not None:
+        if self.path is not None and _places_of_components(self.path, self.components_name):
             return Mixture.load, (self.path.absolute(),)
         make = partial(
             Mixture.from_rows,
@@ -127,8 +127,12 @@ class Mixture(WithIds):
         return make, (self.ids, self.component_rows, self.weights)
 
     def vectors_at(self, rows: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the components' vectors (B, C, D) float32 of rows (B,); zeros where an entity has fewer."""
-        at = np.asarray(self.component_rows[rows])  # (B, C)
+        """Return the components' vectors (B, C, D) float32 of rows (B,); zeros for row -1, or where there are fewer."""
+        rows = np.asarray(rows)
+        if rows.size and (rows.min() < -1 or rows.max() >= self.count):
+            raise DataError(f"rows run from {rows.min()} to {rows.max()}, expected -1 to {self.count - 1}")
+        at = np.full((len(rows), self.num_components), -1)  # (B, C)
+        at[rows >= 0] = self.component_rows[rows[rows >= 0]]
         vectors: NDArray[np.float32] = self.components.vectors[np.maximum(at, 0)].astype(np.float32)
         vectors[at < 0] = 0.0
         return vectors
@@ -380,6 +384,13 @@ class Mixture(WithIds):
         return {**files, f"{self.components_name}/{_MANIFEST}": entry}
 
 
+def as_vectors(table: EmbeddingTable | Mixture, what: str) -> EmbeddingTable:
+    """Return a table if it holds one vector for each id; ``what`` it is wanted for says the ConfigError otherwise."""
+    if isinstance(table, Mixture):
+        raise ConfigError(f"{what}: {table!r} is a mixture, expected a table of vectors, such as its components")
+    return table
+
+
 def load_table(path: str | Path, *, verify: bool = False) -> EmbeddingTable | Mixture:
     """Open a table's folder, of vectors or of mixtures, as its ``table.json`` says.
 
@@ -400,9 +411,9 @@ def _checked_rows(rows: NDArray[Any], count: int, components: EmbeddingTable, wh
         raise DataError(f"rows of {what}: shape {rows.shape}, expected ({count}, components)")
     if rows.dtype.kind not in "iu":
         raise DataError(f"rows of {what}: dtype {rows.dtype.name}, expected integers")
-    rows = np.array(rows, np.int64)
     if rows.size and (rows.min() < -1 or rows.max() >= components.count):
         raise DataError(f"rows of {what} run from {rows.min()} to {rows.max()}, expected -1 to {components.count - 1}")
+    rows = np.array(rows, np.int64)
     if (empty := np.flatnonzero((rows < 0).all(axis=1))).size:
         raise DataError(f"{what}: {empty.size} of {count} entities have no component, the first is number {empty[0]}")
     return rows
@@ -445,7 +456,11 @@ def _find_components(folder: Path, name: str) -> Path:
         check_name(name, f"{folder / _MANIFEST}: 'components'")
     except ConfigError as error:  # what a file says is no setting
         raise FormatError(str(error)) from error
-    for place in (folder / name, folder.parent / name):
-        if (place / _MANIFEST).is_file():
-            return place
+    for place in _places_of_components(folder, name):
+        return place
     raise FormatError(f"{folder} is made of rows of a table {name!r}, which is neither in the folder nor beside it")
+
+
+def _places_of_components(folder: Path, name: str) -> list[Path]:
+    """Return where a table of components is, the first to be taken: in the folder of the mixture, or beside it."""
+    return [place for place in (folder / name, folder.parent / name) if (place / _MANIFEST).is_file()]

@@ -236,6 +236,17 @@ def test_a_warm_up_is_a_run_by_means_and_one_that_goes_on_without_its_state(engi
     assert train(graph, rest).vectors["a"].tolist() != parted.vectors["a"].tolist()
 
 
+def test_a_run_that_goes_on_keeps_its_state_and_pools_as_it_did():
+    graph = random_graph()
+    config = dataclasses.replace(SMALL, epochs=5, pooling_warmup=0.6)
+    first = train(graph, config)
+    on, without = (
+        train(graph, dataclasses.replace(config, pooling_warmup=share), previous=first) for share in (0.6, 0.0)
+    )
+    assert on.vectors["user"].tolist() == without.vectors["user"].tolist()
+    assert (on.vector_state["user"] >= first.vector_state["user"]).all()
+
+
 def test_means_are_means_of_cosines():
     similarities = torch.tensor([0.9, -0.3, 0.6, 0.2], dtype=torch.float32)
     value, grad = Pooling.of(of_means(dataclasses.replace(CONFIG, pooling="max"))).positives(similarities)

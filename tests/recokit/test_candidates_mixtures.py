@@ -363,3 +363,13 @@ def test_what_does_not_fit_is_refused():
         CandidateGenerator(index, users, relation, items=items)
     with pytest.raises(DataError, match="1 of 1 query ids are not in the 'user' table, such as 9"):
         CandidateGenerator(index, users, items=items)([9])
+
+
+def test_no_list_is_longer_than_the_catalogue_however_many_are_asked_for():
+    rng = np.random.default_rng(0)
+    items = table_of(range(6), rng.normal(size=(6, 3)))
+    mixture = mixture_of(["u"], rng.normal(size=(1, 2, 3)))
+    for queries in (mixture, table_of(["u"], rng.normal(size=(1, 3)), entity="user")):
+        generate = CandidateGenerator(ExactIndex.build(items), queries)
+        assert generate(["u"], k=10**12).equals(generate(["u"], k=6))
+        assert len(generate(["u"], k=10**12)) == 6

@@ -126,8 +126,27 @@ def test_ids_take_the_types_of_the_version(mixture, tmp_path):
     nobody = pd.DataFrame({"source": ["x"], "target": ["unknown"]})
     nobody.to_parquet(tmp_path / "nobody.parquet")
     ran = mixture("nobody.parquet", "--items", "item", "--clusters", "2", "--output", "o", "--json")
-    assert json.loads(ran.out)["first_weight"] is None
-    assert mixture("nobody.parquet", "--items", "item", "--clusters", "2", "--output", "p").code == 0
+    assert ran.code == 2
+    assert "nobody.parquet: of its 1 interactions none is with an id of the table 'item'" in ran.err
+
+
+def test_ids_take_the_type_of_a_mixture_of_the_version(mixture, run_cli, tmp_path):
+    users = Mixture.from_components(["1"], np.ones((1, 2, 2), np.float32), entity="user", version="v2")
+    items = EmbeddingTable.from_arrays(["7", "8"], np.eye(2, dtype=np.float32), entity="item", version="v2")
+    write_version(tmp_path / "v2", {"user": users, "item": items})
+    (tmp_path / "numbers.csv").write_text("source,target\n1,7\n2,8\n")
+    words = ("--items", "item", "--clusters", "2", "--output", "q")
+    assert run_cli("mixture", "v2", "numbers.csv", *words).code == 0
+    assert Mixture.load(tmp_path / "q").ids.to_pylist() == ["1", "2"]
+
+
+def test_no_clusters_and_a_relation_of_other_ends_are_refused(mixture):
+    ran = mixture("log.csv", *COLUMNS, "--items", "item", "--clusters", "0", "--output", "m")
+    assert (ran.code, "clusters is 0, expected an integer of at least 1" in ran.err) == (2, True)
+    words = ("--items", "item", "--entity", "reader", "--relation", "clicks", "--output", "m")
+    ran = mixture("log.csv", *COLUMNS, *words)
+    assert ran.code == 2
+    assert "--relation 'clicks' goes from 'user' to 'item', the log from 'reader' to 'item'" in ran.err
 
 
 @pytest.mark.parametrize(

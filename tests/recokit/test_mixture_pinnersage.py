@@ -41,7 +41,7 @@ def test_by_hand():
     assert interests(mixture) == {"u": [("i1", 0.5), ("i3", round(1 / 3, 6)), ("i5", round(1 / 6, 6))]}
     assert mixture.components is ITEMS
     assert mixture.components_name == "item"
-    assert mixture.component_rows.tolist() == [[1, 3, 5, -1, -1]]
+    assert mixture.component_rows.tolist() == [[1, 3, 5]]
     # Into two: 10 11 joins 20, whose mean 41 / 3 is nearest to 11.
     assert interests(pinnersage(ALL, ITEMS, top=2)) == {"u": [("i1", 0.5), ("i4", 0.5)]}
     # A threshold first makes clusters, of which the most important are kept.

@@ -1,12 +1,25 @@
 """Mixtures as files: values, refusals, in versions, nested or beside their components, damaged."""
 
 import json
+import pickle
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
-from recokit import EmbeddingTable, Mixture, open_version, write_version
+from recokit import (
+    CandidateGenerator,
+    EmbeddingTable,
+    ExactIndex,
+    HNSWIndex,
+    Mixture,
+    Pretrained,
+    RelationParameters,
+    inductive_vectors,
+    open_version,
+    write_version,
+)
 from recokit.errors import ChecksumError, ConfigError, DataError, FormatError, VersionError
 
 VECTORS = np.array([[[1, 0], [0, 1], [9, 9]], [[2, 0], [0, 2], [3, 3]]], np.float32)
@@ -253,3 +266,40 @@ def test_an_empty_mixture_is_a_mixture(tmp_path):
     )
     loaded = Mixture.load(mixture.save(tmp_path / "m"))
     assert (len(loaded), loaded.num_components, loaded.rows(["a"]).tolist()) == (0, 2, [-1])
+
+
+def test_row_minus_one_has_no_vectors_and_rows_beyond_are_refused():
+    mixture = own()
+    assert mixture.vectors_at(mixture.rows([5, 99])).tolist() == [VECTORS[1].tolist(), [[0, 0]] * 3]
+    with pytest.raises(DataError, match="rows run from 0 to 2, expected -1 to 1"):
+        mixture.vectors_at(np.array([0, 2]))
+    with pytest.raises(DataError, match="rows of the 'user' mixture run from 0 to 18446744073709551615"):
+        Mixture.from_rows(["a"], np.array([[0, 2**64 - 1]], np.uint64), components=components(), entity="user")
+
+
+def test_a_mixture_travels_to_other_processes(tmp_path):
+    apart = shared().save(tmp_path / "m")
+    (tmp_path / "t").mkdir()
+    (tmp_path / "m" / "user-components").rename(tmp_path / "t" / "elsewhere")
+    for mixture in (shared(), Mixture.load(own().save(tmp_path / "n")), own()):
+        again = pickle.loads(pickle.dumps(mixture))
+        assert again.component_rows.tolist() == mixture.component_rows.tolist()
+        assert again.weights.tolist() == mixture.weights.tolist()
+        assert again.path == mixture.path
+    with pytest.raises(FormatError):
+        Mixture.load(apart)
+
+
+def test_where_vectors_are_expected_a_mixture_is_refused():
+    mixture, said = own(), "is a mixture, expected a table of vectors"
+    for build in (ExactIndex.build, HNSWIndex.build):
+        with pytest.raises(ConfigError, match=f"an index: .* {said}"):
+            build(mixture)
+    with pytest.raises(ConfigError, match=f"the feature 'user': .* {said}"):
+        Pretrained("user", mixture)
+    relation = RelationParameters("clicks", "user", "item", "identity", np.zeros(0))
+    edges = {"clicks": pd.DataFrame({"source": [7], "target": [1]})}
+    with pytest.raises(ConfigError, match=f"vectors inferred from 'user': .* {said}"):
+        inductive_vectors({"user": mixture}, {"clicks": relation}, edges, entity="item")
+    with pytest.raises(ConfigError, match=r"is no index: build one over its components, and give it as items"):
+        CandidateGenerator(mixture, mixture)
