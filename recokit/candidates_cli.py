@@ -125,7 +125,7 @@ def candidates(
     }
     given = {name: value for name, value in document.items() if value is not None}
     shown = [(name, f"{value:,}" if isinstance(value, int) else str(value)) for name, value in given.items()]
-    emit(document, as_json, text_table(f"candidates of {queries!r} of version {version.name}", ("", ""), shown))
+    emit(document, as_json, text_table(f"candidates of {queries}", ("what", "value"), shown))
 
 
 @dataclass(frozen=True, eq=False)

@@ -135,7 +135,8 @@ def inspect(
         checked = f", {sum(1 for file in path.rglob('*') if file.is_file())} files verified" if verify else ""
         created = f"{opened.created:%Y-%m-%d %H:%M} UTC"
         title = f"version {opened.name}, created {created}, from {opened.parent or 'scratch'}{checked}"
-        emit(card, as_json, _records(title, tables), *([_records("relations", relations)] if relations else []))
+        shown = [{key: value for key, value in table.items() if key != "version"} for table in tables]
+        emit(card, as_json, _records(title, shown), *([_records("relations", relations)] if relations else []))
     elif (path / "table.json").is_file():
         row = _table_card(path.name, load_table(path, verify=verify))
         emit(row, as_json, _records(str(path), [row]))
