@@ -25,8 +25,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recokit.allocation import Allocation
 from recokit.candidates import CandidateGenerator
+from recokit.candidates.allocation import Allocation
 from recokit.index import ExactIndex, FaissIndex, HNSWIndex, load_index, recall
 from recokit.table import EmbeddingTable, Mixture
 

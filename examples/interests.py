@@ -67,7 +67,7 @@ from recokit import (
     compare_candidates,
     evaluate_candidates,
 )
-from recokit.allocation import Allocation
+from recokit.candidates.allocation import Allocation
 from recokit.floors import EASE, ItemKNN, Popularity
 from recokit.metrics import bootstrap_mean
 from recokit.mixture import pinnersage

@@ -237,10 +237,9 @@ class Run:
             reverse = spread([self.rows[reverse_name(name)][1] for name in names])
         entering = self._forms(relation)
         kind = Kind(self._operator(relation), relation.operator_side, len(names) == 1, self._sides(relation))
-        step, step_of_means = (
-            self.engine.make_step(entering["target"], entering["source"], settings, kind)
-            for settings in (config, of_means(config) if config.has_mixtures else config)
-        )
+        ends = entering["target"], entering["source"]
+        step = self.engine.make_step(*ends, config, kind)
+        step_of_means = self.engine.make_step(*ends, of_means(config), kind) if config.has_mixtures else step
         group = Group(
             source=source,
             target=target,

@@ -195,7 +195,7 @@ class _Work:
 
 
 def _write_parts(output: Path, work: _Work, settings: dict[str, Any], resume: bool) -> dict[str, int]:
-    from recokit.candidates_files import begin_folder
+    from recokit.candidates.files import begin_folder
 
     generate = None if output.exists() else work.generator()  # what does not fit is refused before a folder is there
     folder = begin_folder(output, settings, work.parts, resume=resume)
@@ -216,7 +216,7 @@ def _write_parts(output: Path, work: _Work, settings: dict[str, Any], resume: bo
 def _write_single(output: Path, work: _Work, settings: dict[str, Any], resume: bool) -> dict[str, int]:
     import pyarrow.parquet as pq
 
-    from recokit.candidates_files import has_single, write_single
+    from recokit.candidates.files import has_single, write_single
 
     if work.parts > 1:
         raise ConfigError(

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixture_oracle import allocated, hamilton
 
-from recokit.allocation import Allocation, Lists, allocate, check_allocation, quotas
+from recokit.candidates.allocation import Allocation, Lists, allocate, check_allocation, quotas
 from recokit.errors import ConfigError
 
 ALLOCATIONS = get_args(Allocation)

@@ -259,7 +259,7 @@ def test_ids_come_in_any_container():
 
 
 def test_a_block_of_queries_is_not_the_limit(monkeypatch):
-    monkeypatch.setattr("recokit.candidates._ROWS_BLOCK", 7)
+    monkeypatch.setattr("recokit.candidates.generator._ROWS_BLOCK", 7)
     rng = np.random.default_rng(0)
     items = table_of(np.arange(9), rng.normal(size=(9, 3)), "item")
     users = table_of(np.arange(20), rng.normal(size=(20, 3)), "user")

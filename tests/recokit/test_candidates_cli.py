@@ -142,7 +142,7 @@ def test_the_three_ways_to_search(run, version):
 KILLED = """
 import os, signal, sys
 from importlib.metadata import EntryPoint
-import recokit.cli, recokit.candidates_files as files
+import recokit.cli, recokit.candidates.files as files
 point = EntryPoint("candidates", "recokit.candidates_cli:candidates", "recokit.commands")
 recokit.cli.entry_points = lambda group: [point]
 written, write = [], files._write

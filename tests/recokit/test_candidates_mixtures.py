@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from index_oracle import COMPARATORS, all_scores
 from mixture_oracle import dictionary_mixtures
 
-from recokit import candidates, candidates_items, candidates_search
-from recokit.allocation import Allocation
-from recokit.candidates import CandidateGenerator
+from recokit.candidates import CandidateGenerator, generator
+from recokit.candidates import items as items_module
+from recokit.candidates import search as search_module
+from recokit.candidates.allocation import Allocation
 from recokit.errors import ConfigError, DataError, VersionError
 from recokit.index import ExactIndex, FaissIndex, HNSWIndex
 from recokit.table import EmbeddingTable, Mixture, RelationParameters
@@ -130,11 +131,11 @@ def test_candidates_agree_with_the_dictionary_version(allocation, data):
     choices = {"allocation": allocation, "aggregate": draw(st.sampled_from(["sum", "max"]))}
     missing = draw(st.sampled_from([None, "floor"]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(candidates, "_ROWS_BLOCK", draw(st.sampled_from([1, 50, 1 << 20])))
-        patch.setattr(candidates, "_SHARED_BLOCK", draw(st.sampled_from([0, 1 << 20])))
-        patch.setattr(candidates_items, "_PAIR_BLOCK", draw(st.sampled_from([1, 9, 1 << 20])))
-        patch.setattr(candidates_search, "_FOUND_BLOCK", draw(st.sampled_from([1, 30, 1 << 20])))
-        patch.setattr(candidates_search, "_WORTH_A_SCAN", draw(st.sampled_from([0, 100])))
+        patch.setattr(generator, "_ROWS_BLOCK", draw(st.sampled_from([1, 50, 1 << 20])))
+        patch.setattr(generator, "_SHARED_BLOCK", draw(st.sampled_from([0, 1 << 20])))
+        patch.setattr(items_module, "_PAIR_BLOCK", draw(st.sampled_from([1, 9, 1 << 20])))
+        patch.setattr(search_module, "_FOUND_BLOCK", draw(st.sampled_from([1, 30, 1 << 20])))
+        patch.setattr(search_module, "_WORTH_A_SCAN", draw(st.sampled_from([0, 100])))
         generate = CandidateGenerator(index, queries, items=items, missing=missing, **choices)
         frame = generate(
             users,
@@ -307,7 +308,7 @@ def test_a_shared_component_is_searched_once(monkeypatch):
     )
     assert index.calls == [(8, 16)]  # 10 + 6, as a power of sqrt(2)
     index.calls.clear()
-    monkeypatch.setattr(candidates, "_ROWS_BLOCK", 90)  # blocks of three users
+    monkeypatch.setattr(generator, "_ROWS_BLOCK", 90)  # blocks of three users
     CandidateGenerator(index, users)(range(100), 10)
     assert index.calls == [(8, 10)]
 

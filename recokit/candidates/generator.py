@@ -4,10 +4,10 @@ A relation's operator moves the query vectors, an index finds the rows that scor
 be recommended (seen pairs, the query itself, all that is not on an allow-list) is left out without making any list
 shorter than it has to be. No step runs in Python per query.
 
-Queries and candidates can be mixtures. Each component of a query brings a list, from which an allocation
-(:mod:`recokit.allocation`) deals out the places; of candidates that are mixtures, the index holds the components
-(:mod:`recokit.candidates_items`). A component that many queries share is searched once
-(:mod:`recokit.candidates_search`).
+Queries and candidates can be mixtures. Each component of a query brings a list, from which an allocation deals out the
+places (:mod:`recokit.candidates.allocation`); of candidates that are mixtures, the index holds the components
+(:mod:`recokit.candidates.items`). A component that many queries share is searched once
+(:mod:`recokit.candidates.search`).
 
 Shapes: Q queries, C components of a query, P pairs of a query and a component, D dimension.
 """
@@ -24,9 +24,9 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from recokit.allocation import Allocation, Lists, allocate, check_allocation
-from recokit.candidates_items import Aggregate, ItemRows, Missing, check_aggregate, check_missing
-from recokit.candidates_search import SharedSearch, num_found
+from recokit.candidates.allocation import Allocation, Lists, allocate, check_allocation
+from recokit.candidates.items import Aggregate, ItemRows, Missing, check_aggregate, check_missing
+from recokit.candidates.search import SharedSearch, num_found
 from recokit.errors import ConfigError, DataError, VersionError, closest
 from recokit.index import Index, Pairs, search_filtered
 from recokit.index.scoring import Rows, Scores, check_k
@@ -48,11 +48,12 @@ class CandidateGenerator:
         queries: The table of query vectors, or a mixture of several for each query; for item-to-item it is the index's
             own table.
         relation: Its operator is applied to query vectors, of every component alike; None to use them as they are.
-        allocation: How places are shared among the components of a query; see :mod:`recokit.allocation`. A query of
-            one vector has nothing to share; its list is in the order of alpha, or of score under ``"max_score"``.
+        allocation: How places are shared among the components of a query (:mod:`recokit.candidates.allocation`). A
+            query of one vector has nothing to share; its list is in the order of alpha, or of score under
+            ``"max_score"``.
         items: The mixture whose components the index holds, where candidates are mixtures.
         aggregate: How rows found of an item's components add up: the ``"sum"`` of weight times score, or the ``"max"``
-            score, under which items of many components are not diluted; see :mod:`recokit.candidates_items`.
+            score, under which items of many components are not diluted; see :mod:`recokit.candidates.items`.
         missing: What a component not found counts: ``"zero"``, the default under cos, where scores are brought to
             (1 + cos) / 2, or ``"floor"``, the default and only choice elsewhere: the score of the last row found is 0.
         any_version: Allow tables of different versions. Their spaces have nothing to do with each other unless one was
