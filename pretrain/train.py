@@ -101,7 +101,7 @@ def train(
         raise DataError("train: the graph has no edges")
     if isinstance(previous, str | Path):
         previous = load_previous(previous)
-    if previous is not None and config.pooling_warmup:
+    if previous is not None and config.has_mixtures:
         config = dataclasses.replace(config, pooling_warmup=0.0)  # its components are apart already
     _check_validation(graph, config, validation)
     check_components(graph, config)

@@ -48,7 +48,7 @@ def prepared_of(tmp_path_factory):
         for number, (name, frame) in enumerate(frames_of(relations, seed=seed).items()):
             files[name] = folder / f"{number}.parquet"
             frame.to_parquet(files[name])
-        settings = {"whole_below": 10, "held_out": 0.3, "chunk_edges": 60, "memory": "1GB", "seed": seed}
+        settings = {"whole_below": 10, "held_out": 0.3, "chunk_edges": 60, "memory": "3GB", "seed": seed}
         return prepare(folder / "prepared", relations, files=files, partitions=partitions, **settings)
 
     return prepared
@@ -221,7 +221,7 @@ def test_a_rank_by_hand(tmp_path):
     frame.to_parquet(tmp_path / "likes.parquet")
     files = {"likes": tmp_path / "likes.parquet"}
     relation = [Relation("likes", "user", "item", operator="identity")]
-    prepared = prepare(tmp_path / "p", relation, files=files, partitions=2, whole_below=0, memory="1GB")
+    prepared = prepare(tmp_path / "p", relation, files=files, partitions=2, whole_below=0, memory="3GB")
     model = train_partitioned(prepared, dataclasses.replace(CONFIG, dim=1), path=tmp_path / "run")
     numbers = {"a": 1.0, "b": 1.0, 0: 1.0, 1: 3.0, 2: 5.0, 3: 5.0, 4: 9.0}
     for key in model.store.layout.keys(range(2)):

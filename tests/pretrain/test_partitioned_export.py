@@ -34,7 +34,7 @@ def prepared_of(folder, *, partitions=3, relations=RELATIONS, seed=0):
         frame = {end: rng.choice(users if entity == "user" else items, 60) for end, entity in ends.items()}
         files[relation.name] = folder / f"{number}.parquet"
         pd.DataFrame(frame).to_parquet(files[relation.name])
-    settings = {"whole_below": 0, "held_out": 0.4, "chunk_edges": 7, "memory": "1GB", "seed": seed}
+    settings = {"whole_below": 0, "held_out": 0.4, "chunk_edges": 7, "memory": "3GB", "seed": seed}
     return prepare(folder / "prepared", relations, files=files, partitions=partitions, **settings)
 
 
