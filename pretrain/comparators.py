@@ -5,7 +5,7 @@ block of scores is one matrix product whatever the comparator.  Distances are ne
 Shapes: B batch, N negatives, D dimension.
 """
 
-__all__ = ["COMPARATORS", "Comparator"]
+__all__ = ["COMPARATORS", "Comparator", "kept"]
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -77,7 +77,7 @@ class _Cosine(_Dot):
     def prepare_backward(self, prepared: Tensor, cache: Tensor | None, grad: Tensor) -> Tensor:
         # d(x/|x|): the part of the gradient along x is lost, the rest shrinks with |x|.
         along = (grad * prepared).sum(1, keepdim=True)
-        return (grad - along * prepared) * _kept(cache)
+        return (grad - along * prepared) * kept(cache)
 
 
 class _SquaredL2(_Dot):
@@ -106,14 +106,14 @@ class _L2(_SquaredL2):
         return -distances, distances
 
     def pairs_backward(self, a: Tensor, b: Tensor, cache: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor]:
-        return super().pairs_backward(a, b, None, _divided(grad / 2, _kept(cache)))
+        return super().pairs_backward(a, b, None, _divided(grad / 2, kept(cache)))
 
     def block(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor | None]:
         distances = _squared_distances(a, b).sqrt_()
         return -distances, distances
 
     def block_backward(self, a: Tensor, b: Tensor, cache: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor]:
-        return super().block_backward(a, b, None, _divided(grad.div_(2), _kept(cache)))
+        return super().block_backward(a, b, None, _divided(grad.div_(2), kept(cache)))
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -129,7 +129,8 @@ def _divided(grad: Tensor, distances: Tensor) -> Tensor:
     return (grad / distances).masked_fill_(distances == 0, 0.0)
 
 
-def _kept(cache: Tensor | None) -> Tensor:
+def kept(cache: Tensor | None) -> Tensor:
+    """Return what the way there returned for the way back."""
     if cache is None:
         raise TypeError("the way back needs what the way there returned")
     return cache

@@ -156,10 +156,13 @@ def similarities(model: Model, graph: Graph, relation: str) -> Iterator[tuple[di
             f"relation {relation!r} goes from {here.source!r} to {here.target!r} in the graph, "
             f"from {ends.source!r} to {ends.target!r} in the model"
         )
-    joined = {side: _joined(model, graph, getattr(ends, side)) for side in get_args(Side)}
+    sources, targets = (
+        model.rows(entity, graph.entities[entity], f"ids of {entity!r}, joined with the model's")
+        for entity in (ends.source, ends.target)
+    )
     rows: dict[Side, NDArray[np.int64]] = {
-        "source": joined["source"][edges.sources],
-        "target": joined["target"][edges.targets],
+        "source": sources[edges.sources],
+        "target": targets[edges.targets],
     }
     weights = _weights(edges)
     kept = np.flatnonzero((rows["source"] >= 0) & (rows["target"] >= 0) & (weights > 0))
@@ -204,13 +207,6 @@ class _LogSums:
         even = torch.full_like(self._sums, 1 / self._sums.shape[1])
         shares: NDArray[np.float32] = torch.where(total > 0, self._sums / total, even).float().cpu().numpy()
         return shares
-
-
-def _joined(model: Model, graph: Graph, entity: str) -> NDArray[np.int64]:
-    ids = graph.entities[entity]
-    if ids.equals(model.entities[entity]):
-        return np.arange(len(ids))
-    return model.rows(entity, ids, f"ids of {entity!r}, joined with the model's")
 
 
 def _weights(edges: Edges) -> NDArray[np.float32]:

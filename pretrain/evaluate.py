@@ -207,9 +207,7 @@ class _Rows:
     def __init__(self, model: Model, graph: Graph) -> None:
         self._model, self._graph = model, graph
         self._joined = {
-            entity: np.arange(len(ids))
-            if ids.equals(model.entities[entity])
-            else model.rows(entity, ids, f"evaluate: ids of {entity!r}")
+            entity: model.rows(entity, ids, f"evaluate: ids of {entity!r}")
             for entity, ids in graph.entities.items()
             if entity in model.entities
         }

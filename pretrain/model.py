@@ -115,6 +115,8 @@ class Model:
 
     def rows(self, entity: str, ids: Ids, what: str = "ids") -> NDArray[np.int64]:
         """Return the row (B,) of each id of an entity type, -1 where the model has none."""
+        if isinstance(ids, pa.Array) and ids.equals(self.entities[entity]):
+            return np.arange(len(ids))
         return self._columns[entity].rows(ids, what)
 
     def operator_name(self, relation: str) -> Operator:

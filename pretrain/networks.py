@@ -10,7 +10,7 @@ __all__ = ["train_networks"]
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,10 +18,11 @@ from pretrain.config import TrainConfig
 from pretrain.export import check_networks
 from pretrain.graph import Graph
 from pretrain.model import Model
-from pretrain.train import check_alpha, check_components, train
+from pretrain.train import check_entities, train
 from recokit.errors import ConfigError, closest
 
 Callback = Callable[[str, Mapping[str, Any]], None]
+T = TypeVar("T")
 
 
 def train_networks(
@@ -68,8 +69,8 @@ def train_networks(
             part,
             dataclasses.replace(
                 config,
-                components=_components(config, part),
-                alpha=_alpha(config, part, name in previous) if previous else config.alpha,
+                components=_of_part(config.components, part),
+                alpha=_alpha(config, part, name, previous),
             ),
             device=device,
             callback=None if callback is None else _named(callback, name),
@@ -93,8 +94,7 @@ def _check(
     for name in previous:
         if name not in networks:
             raise ConfigError(f"previous names the network {name!r}; {closest(name, networks)}")
-    check_alpha(graph, config)
-    check_components(graph, config)
+    check_entities(graph, config)
     for name, relations in networks.items():
         if not relations:
             raise ConfigError(f"network {name!r} has no relations")
@@ -116,20 +116,18 @@ def _held_out(validation: Graph | None, relations: Sequence[str]) -> list[str]:
     return [] if validation is None else [name for name in relations if len(validation.edges.get(name, ()))]
 
 
-def _alpha(config: TrainConfig, part: Graph, starts_from: bool) -> float | dict[str, float]:
-    """Return the penalties of one network, which has a part of the entity types and may start anew."""
-    if not starts_from:
-        return 0.0
-    if not isinstance(config.alpha, Mapping):
+def _alpha(config: TrainConfig, part: Graph, name: str, previous: Mapping[str, Model] | None) -> Any:
+    """Return the penalties of a network, which may start anew where others do not."""
+    if not previous:
         return config.alpha
-    return {entity: alpha for entity, alpha in config.alpha.items() if entity in part.entities}
+    return _of_part(config.alpha, part) if name in previous else 0.0
 
 
-def _components(config: TrainConfig, part: Graph) -> int | dict[str, int]:
-    """Return the components of one network, which has a part of the entity types."""
-    if not isinstance(config.components, Mapping):
-        return config.components
-    return {entity: count for entity, count in config.components.items() if entity in part.entities}
+def _of_part(of_types: T | Mapping[str, T], part: Graph) -> T | dict[str, T]:
+    """Return what one network, which has a part of the entity types, takes of a setting of all or of each."""
+    if not isinstance(of_types, Mapping):
+        return of_types
+    return {entity: value for entity, value in of_types.items() if entity in part.entities}
 
 
 def _named(callback: Callback, network: str) -> Callable[[Mapping[str, Any]], None]:

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import functools
 import shutil
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,7 +29,7 @@ from pretrain.prepared import PreparedGraph
 from recokit.errors import DataError
 from recokit.overlap import SKETCH_SIZE, edge_sketch, merge_sketches
 from recokit.table import Version, write_version
-from recokit.table.folder import FileEntry, local_folder, new_folder, write_json
+from recokit.table.folder import FileEntry, local_folder, new_folder, partial_path, write_json
 from recokit.table.id_column import IdColumn
 from recokit.table.vectors import FORMAT
 
@@ -78,7 +77,7 @@ def export_partitioned(
 @contextlib.contextmanager
 def _aside(target: Path) -> Iterator[Path]:
     """Name a folder beside a version, still to be made, that goes in the end, or with what a crash leaves of it."""
-    folder = target.parent / f".partial-{target.name}-{uuid.uuid4().hex}"
+    folder = partial_path(target)
     try:
         yield folder
     finally:

@@ -17,12 +17,11 @@ __all__ = ["Pooled", "Pooling", "Widened", "comparator_of", "of_means", "smoothm
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pretrain.comparators import COMPARATORS, Comparator
+from pretrain.comparators import COMPARATORS, Comparator, kept
 from pretrain.config import TrainConfig
 from pretrain.movers import Mover
 
@@ -134,7 +133,7 @@ class Pooled:
 
     def pairs_backward(self, a: Tensor, b: Tensor, cache: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Comparator``."""
-        pulls = _kept(cache) * grad[:, None, None]  # (B, C_a, C_c)
+        pulls = kept(cache) * grad[:, None, None]  # (B, C_a, C_c)
         left = torch.einsum("bcl,bln->bcn", pulls, self._apart(b))
         return left.flatten(1), torch.einsum("bcl,bcn->bln", pulls, self._apart(a)).flatten(1)
 
@@ -147,7 +146,7 @@ class Pooled:
     def block_backward(self, a: Tensor, b: Tensor, cache: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Comparator``."""
         first, second = self._by_place(a), self._by_place(b)
-        pulls = (_kept(cache) * grad[None, :, None, :]).reshape(len(first), len(second))  # (C_a, B, C_c, N)
+        pulls = (kept(cache) * grad[None, :, None, :]).reshape(len(first), len(second))  # (C_a, B, C_c, N)
         found = self.inner.block_backward(first, second, None, pulls)
         left, right = (
             part.view(of.shape[1] // self.dim, len(of), self.dim).transpose(0, 1).reshape(of.shape)
@@ -203,9 +202,3 @@ def comparator_of(config: TrainConfig, *, regularized: bool = False) -> Comparat
     if not regularized:
         pooling = Pooling(pooling.kind, pooling.temperature)
     return Pooled(inner, config.dim, pooling)
-
-
-def _kept(cache: Any) -> Tensor:
-    if cache is None:
-        raise TypeError("the way back needs what the way there returned")
-    return cache  # type: ignore[no-any-return]

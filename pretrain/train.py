@@ -8,7 +8,7 @@ same seed gives the same bytes, killed and resumed or not.
 
 __all__ = [
     "Callback",
-    "check_alpha",
+    "check_entities",
     "device_of",
     "edges_meta",
     "epoch_record",
@@ -104,8 +104,7 @@ def train(
     if previous is not None and config.has_mixtures:
         config = dataclasses.replace(config, pooling_warmup=0.0)  # its components are apart already
     _check_validation(graph, config, validation)
-    check_components(graph, config)
-    check_alpha(graph, config)
+    check_entities(graph, config)
     if previous is None and any(config.alpha.values() if isinstance(config.alpha, Mapping) else (config.alpha,)):
         raise ConfigError("alpha holds vectors near those of a previous model: give previous")
     if previous is not None and config.init == "spectral":
@@ -161,18 +160,13 @@ def _check_validation(graph: Graph, config: TrainConfig, validation: Graph | Non
         )
 
 
-def check_components(graph: Graph, config: TrainConfig) -> None:
-    """Refuse components of an entity type that is not there."""
-    for entity in config.components if isinstance(config.components, Mapping) else ():
-        if entity not in graph.entities:
-            raise ConfigError(f"components names the entity type {entity!r}; {closest(entity, graph.entities)}")
-
-
-def check_alpha(graph: Graph, config: TrainConfig) -> None:
-    """Refuse a penalty of an entity type that is not there."""
-    for entity in config.alpha if isinstance(config.alpha, Mapping) else ():
-        if entity not in graph.entities:
-            raise ConfigError(f"alpha names the entity type {entity!r}; {closest(entity, graph.entities)}")
+def check_entities(graph: Graph, config: TrainConfig) -> None:
+    """Refuse penalties and components of an entity type that is not there."""
+    for field in ("components", "alpha"):
+        of_types = getattr(config, field)
+        for entity in of_types if isinstance(of_types, Mapping) else ():
+            if entity not in graph.entities:
+                raise ConfigError(f"{field} names the entity type {entity!r}; {closest(entity, graph.entities)}")
 
 
 class _Training:

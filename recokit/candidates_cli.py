@@ -3,15 +3,14 @@
 __all__ = ["candidates"]
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recokit.cli import JsonFlag, emit, find_relation, text_table
+from recokit.cli import JsonFlag, emit, find_relation, progress, text_table, typed
 from recokit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -151,12 +150,7 @@ class _Exclusions:
             raise ConfigError(f"--exclude-columns: got {names!r}, expected two names, of queries and of candidates")
         # As text first: ids such as 007 are strings to the table, whatever they look like.
         frame = read_frame(source, dict(zip(("query", "candidate"), columns, strict=True)), id_type="string")
-        for column, table in (("query", queries), ("candidate", items)):
-            if table.id_type == "int64":
-                try:
-                    frame[column] = frame[column].astype("int64")
-                except ValueError as error:
-                    raise DataError(f"{source}: the version's ids are integers: {error}") from error
+        frame = typed(frame, {"query": queries.id_type, "candidate": items.id_type}, source)
         rows, found = queries.rows(frame["query"]), items.rows(frame["candidate"])
         known = np.flatnonzero((rows >= 0) & (found >= 0))
         known = known[np.lexsort((found[known], rows[known]))]
@@ -200,14 +194,16 @@ def _write_parts(output: Path, work: _Work, settings: dict[str, Any], resume: bo
     generate = None if output.exists() else work.generator()  # what does not fit is refused before a folder is there
     folder = begin_folder(output, settings, work.parts, resume=resume)
     there = [number for number in range(work.parts) if folder.has(number)]
-    with _progress(len(work.asked)) as advance:
-        advance(min(len(there) * work.chunk, len(work.asked)))
+    queries, made = len(work.asked), len(there)
+    with progress("candidates", queries) as advance:
+        advance(min(made * work.chunk, queries), queries)
         for number in range(work.parts):
             if folder.has(number):
                 continue
             generate = generate or work.generator()
             folder.write(number, work.frame(generate, number))
-            advance(min(work.chunk, len(work.asked) - number * work.chunk))
+            made += 1
+            advance(min(made * work.chunk, queries), queries)
     folder.finish()
     rows = sum(folder.count(number) for number in range(work.parts))
     return {"candidates": rows, "parts": work.parts, "resumed": len(there)}
@@ -225,23 +221,9 @@ def _write_single(output: Path, work: _Work, settings: dict[str, Any], resume: b
         )
     there = has_single(output, settings, resume=resume)
     if not there:
-        with _progress(len(work.asked)) as advance:
+        with progress("candidates", len(work.asked)):  # one step
             write_single(output, work.frame(work.generator(), 0), settings)
-            advance(len(work.asked))
     return {"candidates": pq.read_metadata(output).num_rows, "parts": 1, "resumed": int(there)}
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that moves a bar on by some queries; nothing is drawn unless there is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = TextColumn("candidates"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda queries: bar.advance(task, queries)
 
 
 def _check_options(

@@ -5,12 +5,13 @@ so that this package needs no trainer.  People get tables, machines get ``--json
 standard error and exit code 2.
 """
 
-__all__ = ["app", "emit", "end_table", "find_relation", "main", "text_table"]
+__all__ = ["app", "emit", "end_table", "find_relation", "main", "progress", "text_table", "typed"]
 
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -205,8 +206,8 @@ def evaluate(
     queries, items = end_table(opened, relation, "source"), end_table(opened, relation, "target")
     types = {"query": queries.id_type, "candidate": items.id_type}
     # As text first: ids such as 007 are strings to the table, whatever they look like.
-    relevant = _typed(read_frame(pairs, columns, id_type="string"), types, pairs)
-    excluded = None if seen is None else _typed(read_frame(seen, columns, id_type="string"), types, seen)
+    relevant = typed(read_frame(pairs, columns, id_type="string"), types, pairs)
+    excluded = None if seen is None else typed(read_frame(seen, columns, id_type="string"), types, seen)
     shares = [
         o.share for o in find_overlaps([("query", queries), ("candidate", items)], relevant) if o.relation == relation
     ]
@@ -263,6 +264,18 @@ def end_table(version: "Version", relation: str, side: "Side") -> "EmbeddingTabl
     return version.open(name)
 
 
+@contextmanager
+def progress(what: str, total: int | None = None) -> "Iterator[Callable[[int, int], None]]":
+    """Yield a function of how much is done, and of how much; nothing is drawn unless there is a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn(what), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
 def _generator(
     queries: "EmbeddingTable | Mixture",
     items: "EmbeddingTable | Mixture",
@@ -287,8 +300,8 @@ def _typed_ids(ids: list[str], id_type: str) -> list[Any]:
         raise DataError(f"the table's ids are integers: {error}") from error
 
 
-def _typed(frame: "pd.DataFrame", types: "Mapping[str, str]", source: Path) -> "pd.DataFrame":
-    """Bring the columns of ids to the types of their tables."""
+def typed(frame: "pd.DataFrame", types: "Mapping[str, str]", source: str | Path) -> "pd.DataFrame":
+    """Bring the columns of ids, read as text, to the types of their tables."""
     for column, kind in types.items():
         if kind == "int64":
             try:

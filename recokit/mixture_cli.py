@@ -3,14 +3,12 @@
 __all__ = ["mixture"]
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from recokit.cli import JsonFlag, emit, find_relation, text_table
+from recokit.cli import JsonFlag, emit, find_relation, progress, text_table
 from recokit.errors import ConfigError, DataError, VersionError
 
 if TYPE_CHECKING:
@@ -95,7 +93,7 @@ def mixture(
     frame = _read_log(log, columns, {"source": _id_type(version, entity), "target": table.id_type})
     if method == "pinnersage":
         decay = 0.0 if half is None else math.log(2) / half
-        with _progress() as progress:
+        with progress("clustering") as advance:
             made = pinnersage(
                 frame,
                 table,
@@ -105,7 +103,7 @@ def mixture(
                 entity=entity,
                 relation=relation,
                 name=items,
-                progress=progress,
+                progress=advance,
             )
     else:
         found = (
@@ -155,19 +153,6 @@ def _read_log(file: str, columns: str | None, types: dict[str, str | None]) -> "
         if kind == "string":  # what a file writes as numbers
             frame[column] = frame[column].astype(str)
     return frame
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback that draws a bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = TextColumn("clustering"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _summary(made: "Mixture") -> dict[str, Any]:

@@ -14,7 +14,6 @@ __all__ = ["CandidateFolder", "begin_folder", "has_single", "write_single"]
 
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,19 @@ from typing import Any
 import pandas as pd
 
 from recokit.errors import FormatError, VersionError
-from recokit.table.folder import local_folder, manifest_value, new_folder, read_manifest, sha256_of, write_json
+from recokit.table.folder import (
+    PARTIAL,
+    local_folder,
+    manifest_value,
+    new_folder,
+    partial_path,
+    read_manifest,
+    sha256_of,
+    write_json,
+)
 
 FORMAT = "candidates/1"
 _MANIFEST = "_candidates.json"
-_PARTIAL = ".partial-"
 _KEY = b"recokit.candidates"  # of the metadata of a single file
 
 
@@ -65,7 +72,7 @@ class CandidateFolder:
         """Say that all parts are there."""
         names = [self._part(number) for number in range(self.parts)]
         files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in names}
-        partial = _partial(self.path / _MANIFEST)
+        partial = partial_path(self.path / _MANIFEST)
         write_json(partial, _manifest(self.settings, self.parts) | {"complete": True, "files": files})
         partial.replace(self.path / _MANIFEST)
 
@@ -98,7 +105,7 @@ def begin_folder(path: str | Path, settings: Mapping[str, Any], parts: int, *, r
         raise FormatError(f"{folder} exists and holds no {_MANIFEST}: it is no folder of candidates to go on with")
     manifest = read_manifest(folder, _MANIFEST, FORMAT)
     _check_same(folder, manifest_value(folder / _MANIFEST, manifest, "settings", dict), settings)
-    for left in folder.glob(f"{_PARTIAL}*"):
+    for left in folder.glob(f"{PARTIAL}*"):
         left.unlink()
     return made
 
@@ -151,7 +158,7 @@ def _write(path: Path, frame: pd.DataFrame, metadata: Mapping[bytes, bytes]) -> 
 
     table = pa.Table.from_pandas(frame, preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
-    partial = _partial(path)
+    partial = partial_path(path)
     try:
         with partial.open("xb") as file:
             pq.write_table(table, file, compression="zstd")
@@ -161,7 +168,3 @@ def _write(path: Path, frame: pd.DataFrame, metadata: Mapping[bytes, bytes]) -> 
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-def _partial(path: Path) -> Path:
-    return path.parent / f"{_PARTIAL}{path.name}-{uuid.uuid4().hex}"

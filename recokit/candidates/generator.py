@@ -111,7 +111,7 @@ class CandidateGenerator:
         self.allocation = check_allocation(allocation)
         self.items = items
         self.aggregate = check_aggregate(aggregate)
-        self.missing = missing if items is None and missing is None else check_missing(missing, table.comparator)
+        self.missing = check_missing(missing, table.comparator)
 
     def __call__(
         self,
@@ -232,7 +232,7 @@ class CandidateGenerator:
                 exclude=excluded.take(wanted.query),
                 among=among,
                 aggregate=self.aggregate,
-                missing=check_missing(self.missing, self.index.table.comparator),
+                missing=self.missing,
             )
         if wanted.there.all():  # nothing to fill
             shape = (*wanted.there.shape, k)

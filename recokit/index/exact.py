@@ -39,6 +39,7 @@ from recokit.index.scoring import (
     check_vectors,
     pack,
     score_pairs,
+    unit,
     unpack,
 )
 from recokit.table import EmbeddingTable
@@ -182,7 +183,7 @@ class _Block:
     ) -> "_Block":
         offset = None
         if table.comparator == "cos":
-            vectors = _normalized(vectors)
+            vectors = unit(vectors)
         elif center is not None:
             vectors = vectors - center
         squares = np.einsum("nd,nd->n", vectors, vectors)
@@ -244,15 +245,8 @@ def _left(
 ) -> NDArray[np.float32]:
     """Return the left side of the product."""
     if table.comparator == "cos":
-        return _normalized(vectors)
+        return unit(vectors)
     return vectors if center is None else vectors - center
-
-
-def _normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    # In float64, where the square of a float32 neither underflows nor overflows.
-    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))[:, None].astype(np.float32)
-    np.divide(vectors, norms, out=(unit := np.zeros_like(vectors)), where=norms > 0)
-    return unit
 
 
 def _row_numbers(among: NDArray[Any], count: int) -> Rows:

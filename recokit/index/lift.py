@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from recokit.index.scoring import Rows, check_comparator
+from recokit.index.scoring import Rows, check_comparator, unit
 from recokit.table import EmbeddingTable
 
 _BLOCK_ROWS = 1 << 14
@@ -87,18 +87,16 @@ class Lift:
         return lifted * np.divide(self.bound, norms, out=np.zeros_like(norms), where=norms > 0).astype(np.float32)
 
 
-def blocks(count: int) -> Iterator[slice]:
-    """Return slices that cover ``count`` rows, a bounded number at a time."""
-    return (slice(start, min(start + _BLOCK_ROWS, count)) for start in range(0, count, _BLOCK_ROWS))
+def blocks(count: int, size: int = _BLOCK_ROWS) -> Iterator[slice]:
+    """Return slices that cover ``count`` rows, ``size`` at a time."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def _flat(table: EmbeddingTable, rows: Rows | slice) -> NDArray[np.float32]:
     """Return rows as float32 vectors whose dot product with a query is, up to its norm, the score."""
     x: NDArray[Any] = table.vectors[rows].astype(np.float32, copy=False)
     if table.comparator == "cos":
-        norms = np.sqrt(_squares(x))[:, None]
-        np.divide(x, norms.astype(np.float32), out=(unit := np.zeros_like(x)), where=norms > 0)
-        return unit
+        return unit(x)
     if table.bias is not None:
         return np.concatenate([x, table.bias[rows].astype(np.float32)[:, None]], axis=1)
     return x

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from recokit.errors import DataError
 from recokit.index.exact import ExactIndex
 from recokit.index.protocol import Index
-from recokit.index.scoring import check_k, check_vectors, score_pairs
+from recokit.index.scoring import check_k, check_vectors, score_lists
 
 
 def recall(index: Index, vectors: NDArray[Any], k: int = 10, *, exact: Index | None = None) -> float:
@@ -36,8 +36,7 @@ def recall(index: Index, vectors: NDArray[Any], k: int = 10, *, exact: Index | N
     cut = np.where(present, best, np.inf).min(axis=1)  # (Q,)
     above = (best > cut[:, None]).sum(axis=1)  # (Q,) places that do not tie for the last
     rows = np.sort(index.search(vectors, k)[0], axis=1)
-    positions = np.repeat(np.arange(len(rows)), k)
-    scores = score_pairs(table, vectors, positions, rows.ravel()).reshape(rows.shape)
+    scores = score_lists(table, vectors, rows)
     scores[:, 1:][rows[:, 1:] == rows[:, :-1]] = -np.inf
     wanted = present.sum(axis=1)
     tied = np.minimum((scores == cut[:, None]).sum(axis=1), wanted - above)

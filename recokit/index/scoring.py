@@ -17,6 +17,7 @@ __all__ = [
     "score_lists",
     "score_pairs",
     "search_proposed",
+    "unit",
     "unpack",
 ]
 
@@ -122,6 +123,16 @@ def _compare(table: EmbeddingTable, q: NDArray[np.float64], x: NDArray[np.float6
 def _dot(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     # Not matmul: BLAS may sum equal rows in different orders.
     return np.einsum("...d,...d->...", a, b)  # type: ignore[no-any-return]
+
+
+def unit(vectors: NDArray[Any]) -> NDArray[Any]:
+    """Return vectors (B, D) at length 1, float32 or float64 like them; zero vectors stay zero."""
+    dtype = np.float64 if vectors.dtype == np.float64 else np.float32
+    # In float64, where the square of a float32 neither underflows nor overflows.
+    norms = np.sqrt(np.einsum("bd,bd->b", vectors, vectors, dtype=np.float64))[:, None]
+    out = np.zeros(vectors.shape, dtype)
+    np.divide(vectors, norms.astype(dtype), out=out, where=norms > 0)
+    return out
 
 
 def pack(scores: Scores, rows: Rows) -> NDArray[np.int64]:

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from recokit.errors import ConfigError, DataError, FormatError, VersionError, closest
 from recokit.frame.reading import Source
+from recokit.index.scoring import Rows
 from recokit.index.settings import available_cpus, check_settings
-from recokit.mixture.engagement import Engagements, half_life_of, read_engagements
+from recokit.mixture.engagement import counts_of, half_life_of, read_engagements, sketches_of
 from recokit.mixture.kmeans import fit_centroids, medoids_of
-from recokit.mixture.nearest import Centroids, Rows
+from recokit.mixture.nearest import Centroids
 from recokit.mixture.shares import keep_top, share_matrix
 from recokit.mixture.smoothing import Smoothing
 from recokit.table import EmbeddingTable, IdType, Mixture, as_vectors
@@ -340,26 +341,6 @@ class InterestClusters:
             part = distinct[start : start + _BLOCK]
             of_item[part] = self._nearest.nearest(items.vectors[part])
         return of_item[rows]
-
-
-def counts_of(engagements: Engagements, kept: Engagements, asked: int, made: int) -> dict[str, int]:
-    """Count, for ``meta``, what a mixture was made of and what had to be passed over."""
-    return {
-        "interactions": engagements.asked,
-        "unused_interactions": engagements.asked - len(kept.sources),
-        "sources": asked,
-        "missing": asked - made,
-    }
-
-
-def sketches_of(frame: Any, relation: str | None, entity: str, target: str) -> dict[str, Any]:
-    """Sketch the edges of a log, for ``meta``; nothing where they are of no relation."""
-    if relation is None:
-        return {}
-    from recokit.overlap import SKETCH_SIZE, edge_sketch
-
-    sketch = edge_sketch(frame["source"], frame["target"], size=SKETCH_SIZE)
-    return {"edge_sketches": [{"relation": relation, "source": entity, "target": target, **sketch}]}
 
 
 def _checked_weights(weights: NDArray[Any], count: int) -> NDArray[np.float64]:

@@ -8,14 +8,14 @@ no proportion, and nobody who left long ago vanishes in rounding. ``now`` theref
 Shapes: E interactions, S sources, N items.
 """
 
-__all__ = ["Engagements", "Rows", "Times", "half_life_of", "number_ids", "read_engagements"]
+__all__ = ["Engagements", "Times", "counts_of", "half_life_of", "number_ids", "read_engagements", "sketches_of"]
 
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,10 +28,10 @@ from recokit.frame import read_frame
 from recokit.frame.columns import with_ids
 from recokit.frame.reading import Source
 from recokit.frame.splits import time_column, timestamp_of
+from recokit.index.scoring import Rows
 from recokit.table import EmbeddingTable, IdType
 from recokit.table.ids import id_array
 
-Rows: TypeAlias = NDArray[np.int64]
 Times = Literal["needed", "optional", "unused"]
 
 _COLUMNS = ("source", "target", "weight", "time")
@@ -141,6 +141,26 @@ def half_life_of(value: float | str | timedelta | None) -> float | None:
             f"half_life is {value!r}, expected more than 0: a number, or a duration in s, min, h, d or w: '30d'"
         )
     return number
+
+
+def counts_of(engagements: Engagements, kept: Engagements, asked: int, made: int) -> dict[str, int]:
+    """Count, for ``meta``, what a mixture was made of and what had to be passed over."""
+    return {
+        "interactions": engagements.asked,
+        "unused_interactions": engagements.asked - len(kept.sources),
+        "sources": asked,
+        "missing": asked - made,
+    }
+
+
+def sketches_of(frame: Any, relation: str | None, entity: str, target: str) -> dict[str, Any]:
+    """Sketch the edges of a log, for ``meta``; nothing where they are of no relation."""
+    if relation is None:
+        return {}
+    from recokit.overlap import SKETCH_SIZE, edge_sketch
+
+    sketch = edge_sketch(frame["source"], frame["target"], size=SKETCH_SIZE)
+    return {"edge_sketches": [{"relation": relation, "source": entity, "target": target, **sketch}]}
 
 
 def number_ids(ids: pa.Array) -> tuple[pa.Array, NDArray[np.int32]]:

@@ -5,7 +5,6 @@ Shapes: N items, K clusters, D dimension.
 
 __all__ = ["fit_centroids", "medoids_of", "members"]
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recokit.index.faiss_library import faiss_for, faiss_threads
-from recokit.mixture.nearest import Centroids, Rows, unit
+from recokit.index.lift import blocks
+from recokit.index.scoring import Rows, unit
+from recokit.mixture.nearest import Centroids
 
 _BLOCK = 1 << 16  # items read at a time, so that a memory-mapped table never is in memory whole
 
@@ -61,7 +62,7 @@ def fit_centroids(
 
 def members(vectors: NDArray[Any], centroids: Centroids) -> Rows:
     """Return the cluster of each vector (N, D), read block by block."""
-    found = [centroids.nearest(vectors[part]) for part in _blocks(len(vectors))]
+    found = [centroids.nearest(vectors[part]) for part in blocks(len(vectors), _BLOCK)]
     return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
@@ -71,7 +72,7 @@ def medoids_of(vectors: NDArray[Any], found: Rows, centroids: Centroids) -> tupl
     Of equally near members, the smaller row.
     """
     closeness = np.full(len(vectors), -np.inf)
-    for part in _blocks(len(vectors)):
+    for part in blocks(len(vectors), _BLOCK):
         inside = np.flatnonzero(found[part] >= 0) + part.start
         closeness[inside] = centroids.closeness(vectors[inside], found[inside])
     order = np.lexsort((-closeness, found))  # stable: rows ascend among equals
@@ -86,7 +87,7 @@ def _sample(vectors: NDArray[Any], size: int, seed: int, spherical: bool, weight
     if weights is not None:
         usable = usable[weights > 0]
     if spherical:
-        usable = usable[np.concatenate([_lengths(vectors[part]) > 0 for part in _blocks(len(vectors))])[usable]]
+        usable = usable[np.concatenate([_lengths(vectors[part]) > 0 for part in blocks(len(vectors), _BLOCK)])[usable]]
     if len(usable) <= size:
         return usable
     return np.sort(np.random.default_rng(seed).choice(usable, size, replace=False))
@@ -121,7 +122,7 @@ def _means(
 ) -> NDArray[np.float32]:
     """Return the weighted means of the centroids' members, those without members left out."""
     sums, mass, counts = np.zeros(centroids.shape), np.zeros(len(centroids)), np.zeros(len(centroids), np.int64)
-    for part in _blocks(len(vectors)):
+    for part in blocks(len(vectors), _BLOCK):
         block = vectors[part].astype(np.float64)
         found = nearest.nearest(vectors[part])
         inside = np.flatnonzero(found >= 0)
@@ -141,7 +142,3 @@ def _means(
 def _lengths(vectors: NDArray[Any]) -> NDArray[np.float64]:
     lengths: NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
     return lengths
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    return (slice(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))

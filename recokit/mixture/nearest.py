@@ -11,14 +11,14 @@ its members.
 Shapes: B vectors, K centroids, D dimension.
 """
 
-__all__ = ["Centroids", "Rows", "unit"]
+__all__ = ["Centroids"]
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Rows: TypeAlias = NDArray[np.int64]
+from recokit.index.scoring import Rows, unit
 
 _PRODUCT = 1 << 20  # products in memory at a time: 4 MiB
 _PAIRS = 1 << 17  # numbers gathered at a time where float64 decides
@@ -104,13 +104,3 @@ class Centroids:
         difference = vectors - centroids
         squares: NDArray[np.float64] = np.einsum("pd,pd->p", difference, difference)
         return -squares
-
-
-def unit(vectors: NDArray[Any]) -> NDArray[Any]:
-    """Return vectors (B, D) at length 1, float32 or float64 like them; zero vectors stay zero."""
-    dtype = np.float64 if vectors.dtype == np.float64 else np.float32
-    # In float64, where the square of a float32 neither underflows nor overflows.
-    norms = np.sqrt(np.einsum("bd,bd->b", vectors, vectors, dtype=np.float64))[:, None]
-    out = np.zeros(vectors.shape, dtype)
-    np.divide(vectors, norms.astype(dtype), out=out, where=norms > 0)
-    return out

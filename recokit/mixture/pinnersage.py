@@ -29,10 +29,9 @@ from scipy.spatial.distance import pdist, squareform
 
 from recokit.errors import ConfigError
 from recokit.frame.reading import Source
+from recokit.index.scoring import Rows, unit
 from recokit.index.settings import check_settings
-from recokit.mixture.clusters import counts_of, sketches_of
-from recokit.mixture.engagement import Engagements, Times, read_engagements
-from recokit.mixture.nearest import Rows, unit
+from recokit.mixture.engagement import Engagements, Times, counts_of, read_engagements, sketches_of
 from recokit.table import EmbeddingTable, IdType, Mixture, as_vectors
 
 

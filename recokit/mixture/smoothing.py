@@ -13,7 +13,6 @@ Shapes: S sources of the log, U users of the table, M users with a mixture, K cl
 
 __all__ = ["Smoothing"]
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +23,10 @@ from scipy import sparse
 
 from recokit.errors import ConfigError, DataError
 from recokit.index import ExactIndex, Index, Pairs, search_filtered
+from recokit.index.lift import blocks
+from recokit.index.scoring import Rows
 from recokit.index.settings import check_settings
 from recokit.mixture.engagement import number_ids
-from recokit.mixture.nearest import Rows
 from recokit.mixture.shares import keep_top, normalized
 from recokit.table import EmbeddingTable, Mixture, as_vectors
 from recokit.table.ids import id_type_of
@@ -89,7 +89,7 @@ class Smoothing:
         shares = normalized(matrix)
         parts = [
             keep_top(self._weights(index, own[part], row[part], source_of, len(ids)) @ shares, top)
-            for part in _blocks(len(everyone))
+            for part in blocks(len(everyone), _USERS)
         ]
         empty = np.zeros((0, min(top, matrix.shape[1])))
         clusters = np.concatenate([empty.astype(np.int64), *(part[0] for part in parts)])
@@ -136,7 +136,3 @@ class Smoothing:
         )[0]
         neighbors: Rows = found
         return neighbors
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    return (slice(start, start + _USERS) for start in range(0, count, _USERS))

@@ -9,10 +9,12 @@ Only JSON, ``.npy`` without objects, and Parquet are written; nothing is pickled
 """
 
 __all__ = [
+    "PARTIAL",
     "FileEntry",
     "check_files",
     "check_inside",
     "check_name",
+    "entries_within",
     "file_entries",
     "json_object",
     "load_npy",
@@ -21,6 +23,7 @@ __all__ = [
     "manifest_value",
     "new_folder",
     "npy_digest",
+    "partial_path",
     "read_json",
     "read_manifest",
     "sha256_of",
@@ -49,7 +52,7 @@ from recokit.errors import ChecksumError, ConfigError, DataError, FormatError, V
 
 T = TypeVar("T")
 
-_PARTIAL = ".partial-"
+PARTIAL = ".partial-"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # Path makes one slash of two; a drive of Windows is one letter
 _JSON_NAMES = {int: "an integer of 0 or more", str: "a string", dict: "an object", list: "an array"}
@@ -103,7 +106,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     if os.path.lexists(path):
         raise VersionError(refusal)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
+    partial = partial_path(path)
     partial.mkdir()
     try:
         yield partial
@@ -123,20 +126,21 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder in one rename, so that nobody ever sees half of it; what is left is an interrupted write's."""
-    partial = _partial(path)
+    partial = partial_path(path)
     path.rename(partial)
     shutil.rmtree(partial, ignore_errors=True)
 
 
 def remove_partial(parent: Path, name: str) -> None:
     """Remove what interrupted writes of folders, whose name matches the pattern ``name``, have left in ``parent``."""
-    for folder in parent.glob(f"{_PARTIAL}*"):
-        if re.fullmatch(rf"{re.escape(_PARTIAL)}{name}-[0-9a-f]{{32}}", folder.name):
+    for folder in parent.glob(f"{PARTIAL}*"):
+        if re.fullmatch(rf"{re.escape(PARTIAL)}{name}-[0-9a-f]{{32}}", folder.name):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _partial(path: Path) -> Path:
-    return path.parent / f"{_PARTIAL}{path.name}-{uuid.uuid4().hex}"
+def partial_path(path: Path) -> Path:
+    """Return a place beside ``path`` for what becomes it by one rename; no reader opens what has such a name."""
+    return path.parent / f"{PARTIAL}{path.name}-{uuid.uuid4().hex}"
 
 
 def write_json(path: Path, content: object) -> FileEntry:
@@ -160,6 +164,16 @@ def npy_digest(array: NDArray[Any]) -> str:
     return file.entry["sha256"]
 
 
+def entries_within(folder: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, FileEntry]:
+    """Return the entries of the files of a table in ``folder / name``, by their paths from ``folder``.
+
+    The table hashed its files when it wrote them, and says so in its ``manifest``, which alone is hashed here.
+    """
+    path = folder / name / "table.json"
+    entries = {f"{name}/{file}": entry for file, entry in manifest["files"].items()}
+    return {**entries, f"{name}/table.json": {"bytes": path.stat().st_size, "sha256": sha256_of(path)}}
+
+
 def write_parquet(path: Path, table: pa.Table) -> FileEntry:
     """Write a Parquet file of unique ids, for which dictionaries would be dead weight."""
     import pyarrow.parquet as pq
@@ -180,7 +194,7 @@ def read_json(path: Path) -> Any:
 def read_manifest(folder: Path, name: str, format_name: str) -> dict[str, Any]:
     """Read ``folder/name`` and check that it is a manifest of ``format_name``."""
     path, kind = folder / name, name.removesuffix(".json")
-    if any(part.startswith(_PARTIAL) for part in folder.parts):
+    if any(part.startswith(PARTIAL) for part in folder.parts):
         raise FormatError(f"{folder} is what an interrupted write left, not a {kind}: delete it")
     try:
         manifest = read_json(path)

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from recokit.errors import ConfigError, DataError, FormatError, VersionError
 from recokit.table.folder import (
-    FileEntry,
     check_files,
     check_name,
+    entries_within,
     file_entries,
     json_object,
     load_npy,
@@ -36,7 +36,6 @@ from recokit.table.folder import (
     new_folder,
     read_json,
     read_manifest,
-    sha256_of,
     write_json,
     write_npy,
 )
@@ -359,7 +358,8 @@ class Mixture(WithIds):
             files["rows.npy"] = write_npy(folder / "rows.npy", self.component_rows)
             files["weights.npy"] = write_npy(folder / "weights.npy", self.weights)
             if not _is_table(target.parent / self.components_name, self.components):
-                files |= self._write_components(folder)
+                inside = self.components.save(folder / self.components_name)
+                files |= entries_within(folder, self.components_name, read_json(inside / _MANIFEST))
             manifest = {
                 "format": FORMAT,
                 "entity": self.entity,
@@ -375,13 +375,6 @@ class Mixture(WithIds):
             }
             write_json(folder / _MANIFEST, manifest)
         return target
-
-    def _write_components(self, folder: Path) -> dict[str, FileEntry]:
-        inside = self.components.save(folder / self.components_name)
-        files = {f"{self.components_name}/{file}": entry for file, entry in _files_of(inside).items()}
-        manifest = inside / _MANIFEST
-        entry: FileEntry = {"bytes": manifest.stat().st_size, "sha256": sha256_of(manifest)}
-        return {**files, f"{self.components_name}/{_MANIFEST}": entry}
 
 
 def as_vectors(table: EmbeddingTable | Mixture, what: str) -> EmbeddingTable:
@@ -435,10 +428,6 @@ def _normalized(rows: NDArray[np.int64], weights: NDArray[Any] | None, what: str
     given = np.where(largest[:, None] > 0, given / np.where(largest > 0, largest, 1)[:, None], there)
     normalized: NDArray[np.float32] = (given / given.sum(axis=1, keepdims=True)).astype(np.float32)
     return normalized
-
-
-def _files_of(folder: Path) -> dict[str, FileEntry]:
-    return dict(read_json(folder / _MANIFEST)["files"])
 
 
 def _is_table(folder: Path, table: EmbeddingTable) -> bool:

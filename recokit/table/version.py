@@ -35,6 +35,7 @@ from recokit.table.folder import (
     check_files,
     check_inside,
     check_name,
+    entries_within,
     file_entries,
     json_object,
     local_folder,
@@ -42,7 +43,6 @@ from recokit.table.folder import (
     new_folder,
     read_json,
     read_manifest,
-    sha256_of,
     write_json,
     write_npy,
 )
@@ -246,11 +246,8 @@ def write_version(
         for name in sorted(tables, key=lambda each: tables[each].kind == "mixture"):
             tables[name].save(folder / name)  # mixtures last: they refer to tables that are there
         for name, table in tables.items():
-            path_in = folder / name / "table.json"
-            manifest = read_json(path_in)
-            # The table hashed its files when it wrote them.
-            files |= {f"{name}/{file}": entry for file, entry in manifest["files"].items()}
-            files[f"{name}/table.json"] = {"bytes": path_in.stat().st_size, "sha256": sha256_of(path_in)}
+            manifest = read_json(folder / name / "table.json")
+            files |= entries_within(folder, name, manifest)
             entry = {"name": name, "path": name, "entity": table.entity, "kind": table.kind}
             entries.append(entry | {"network": networks.get(name), "components": manifest.get("components")})
         if relations:

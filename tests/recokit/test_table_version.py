@@ -97,7 +97,7 @@ def test_the_state_of_a_training_stands_beside_the_tables(tmp_path):
 def test_the_files_of_a_table_are_hashed_once(tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr(folder_module.hashlib, "file_digest", lambda file, name: read.append(file.name))
-    monkeypatch.setattr("recokit.table.version.sha256_of", lambda path: read.append(path.name) or "0" * 64)
+    monkeypatch.setattr("recokit.table.folder.sha256_of", lambda path: read.append(path.name) or "0" * 64)
     write_version(tmp_path / "v1", {"user": table()}, relations=[RELATION])
     assert read == ["table.json"]
 
