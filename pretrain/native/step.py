@@ -53,6 +53,7 @@ class NativeStep:
         """What all calls of the kernel have in common."""
         config = self.config
         return Contrast(
+            pool=self.pool(1, 1),
             comparator=_COMPARATORS[config.comparator],
             loss=_LOSSES[config.loss],
             scale=1 / config.temperature,
@@ -316,7 +317,8 @@ class _Ask:
         sampled, own, dim = self.sampled, _picked(self.asked.own, at), self.step.config.dim
         call = _Call(self.step.settled)
         call.set(size=own.shape[0], negatives=sampled.rows.shape[0], dim=dim)
-        call.set(pool=self.step.pool(*(end.table.shape[1] // dim for end in (self.anchor, self.asked))))
+        if self.step.config.has_mixtures:
+            call.set(pool=self.step.pool(*(end.table.shape[1] // dim for end in (self.anchor, self.asked))))
         call.set(add=self.add or not self.direct)
         call.point(own_ids=own, drawn_ids=sampled.rows, weights=_picked(self.weights, at))
         call.point(log_expected=sampled.log_expected)

@@ -106,8 +106,9 @@ def evaluate_candidates(
         more = {**said, **aspects.protocol(numbered), **_left_out(values)}
         results += _measure(values, len(rankings), bootstrap).results(name, protocol=more, seed=seed)
     if items is not None:
+        listed = CandidateLists.of(lists) if numbered is None else numbered  # once, for all cut-offs
         for cutoff in cutoffs:
-            share = catalog_coverage(lists, items, k=cutoff)
+            share = catalog_coverage(listed, items, k=cutoff)
             results.append(Result(name, f"catalog_coverage@{cutoff}", share, n=len(items), seed=seed, protocol=said))
     return Report(results, gather_provenance(data))
 

@@ -168,7 +168,7 @@ class Categories:
         return self.member[self.candidates.get_indexer(ids)]  # -1 is the last row
 
 
-def catalog_coverage(candidates: pd.DataFrame, catalog: "Catalog", *, k: int | None = None) -> float:
+def catalog_coverage(candidates: pd.DataFrame | CandidateLists, catalog: "Catalog", *, k: int | None = None) -> float:
     """Catalog coverage: the share of the catalog that is recommended to anyone, in the first ``k`` places or at all.
 
     ``|union of lists ∩ catalog| / |catalog|``; candidates outside the catalog do not count.
