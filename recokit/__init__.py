@@ -15,6 +15,7 @@ __all__ = [
     "HNSWIndex",
     "LeakWarning",
     "Mixture",
+    "PQTable",
     "Pretrained",
     "RecokitError",
     "RelationParameters",
@@ -27,6 +28,7 @@ __all__ = [
     "inductive_vectors",
     "load_index",
     "open_version",
+    "quantize",
     "read_frame",
     "write_version",
 ]
@@ -39,11 +41,13 @@ from recokit.frame import read_frame
 from recokit.index import ExactIndex, FaissIndex, HNSWIndex, load_index
 from recokit.inductive import inductive_vectors
 from recokit.overlap import LeakWarning
+from recokit.pq import quantize
 from recokit.report import Report
 from recokit.table import (
     EmbeddingStore,
     EmbeddingTable,
     Mixture,
+    PQTable,
     RelationParameters,
     Version,
     open_version,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from recokit.candidates import CandidateGenerator
-    from recokit.table import EmbeddingTable, Mixture, RelationParameters, Version
+    from recokit.table import EmbeddingTable, FeatureTable, Mixture, RelationParameters, Version
     from recokit.table.relations import Side
 
 _NUMBER = re.compile(r"[-+]?[\d.,]+( .*)?")  # with what stands behind it: ± 0.1, [0.2, 0.3]
@@ -311,21 +311,31 @@ def typed(frame: "pd.DataFrame", types: "Mapping[str, str]", source: str | Path)
     return frame
 
 
-def _table_card(name: str, table: "EmbeddingTable | Mixture") -> dict[str, Any]:
-    vectors = table.components if table.kind == "mixture" else table
-    return {
+def _table_card(name: str, table: "FeatureTable") -> dict[str, Any]:
+    card = {
         "table": name,
         "entity": table.entity,
         "kind": table.kind,
         "count": table.count,
         "dim": f"{table.num_components} x {table.dim}" if table.kind == "mixture" else table.dim,
-        "dtype": str(vectors.dtype),
+        "dtype": _dtype(table),
         "ids": table.id_type,
         "comparator": table.comparator,
         "version": table.version,
     }
+    if table.kind == "codes":
+        compression = round(table.compression, 2)
+        card |= {"codec": table.codec, "bytes_per_row": table.sub_quantizers, "compression": compression}
+    return card
+
+
+def _dtype(table: "FeatureTable") -> str:
+    if table.kind == "codes":
+        return str(table.codes.dtype)
+    return str((table.components if table.kind == "mixture" else table).vectors.dtype)
 
 
 def _records(title: str, rows: list[dict[str, Any]]) -> Table:
-    shown = [[f"{value:,}" if key == "count" else str(value) for key, value in row.items()] for row in rows]
-    return text_table(title, list(rows[0]) if rows else [], shown)
+    head = list(dict.fromkeys(key for row in rows for key in row))
+    shown = [[f"{row[key]:,}" if key == "count" else str(row.get(key, "")) for key in head] for row in rows]
+    return text_table(title, head, shown)

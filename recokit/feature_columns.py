@@ -10,8 +10,10 @@ __all__ = [
     "column_of",
     "dense_columns",
     "group_column",
+    "hash_column",
     "label_columns",
     "list_column",
+    "list_weights",
     "naming",
     "value_column",
     "weight_column",
@@ -28,6 +30,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recokit.errors import DataError, closest
+from recokit.id_hash import hash_ids
 from recokit.table import Ids
 from recokit.table.id_column import IdColumn
 from recokit.table.ids import id_array
@@ -58,6 +61,9 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __repr__(self) -> str:
+        return f"Vocabulary(<{len(self)} values>)"
+
     def codes(self, values: pa.Array) -> NDArray[np.int64]:
         """Return the code of each value, 0 where it is unknown or missing."""
         return self._column.rows(values, "values") + 1
@@ -87,20 +93,33 @@ def value_column(frame: pd.DataFrame, name: str) -> pa.Array:  # (N,)
     return id_array(series.astype("Int64") if pd.api.types.is_bool_dtype(series) else series, f"column {name!r}")
 
 
+def hash_column(frame: pd.DataFrame, name: str) -> NDArray[np.int64]:  # (N,)
+    """Read a column of ids as 63-bit hashes (the upper bits of ``hash_ids``), -1 where one is missing."""
+    ids = value_column(frame, name)
+    there = ids.is_valid().to_numpy(zero_copy_only=False)
+    hashes = np.full(len(ids), -1, np.int64)
+    hashes[there] = (hash_ids(ids.drop_null()) >> np.uint64(1)).astype(np.int64)
+    return hashes
+
+
 def list_column(frame: pd.DataFrame, name: str) -> tuple[pa.Array, NDArray[np.int64]]:
     """Read a column of lists as their values (V,) and offsets (N + 1,); a missing list is an empty one."""
-    series = column_of(frame, name)
-    try:
-        array = pa.array(series, from_pandas=True)
-    except pa.ArrowException as error:
-        raise DataError(f"column {name!r} has to hold lists of integers or of strings: {error}") from error
-    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-    if pa.types.is_null(array.type):
-        array = array.cast(pa.list_(pa.int64()))
-    if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
-        raise DataError(f"column {name!r} holds {array.type}, a bag needs a list in every row")
-    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-    return id_array(array.flatten(), f"column {name!r}"), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    values, offsets = _lists(frame, name, "integers or of strings", pa.int64())
+    return id_array(values, f"column {name!r}"), offsets
+
+
+def list_weights(frame: pd.DataFrame, name: str, offsets: NDArray[np.int64], column: str) -> NDArray[np.float32]:
+    """Read lists of weights (V,): one for each value of the lists of ``column``, finite and not negative."""
+    values, own = _lists(frame, name, "numbers", pa.float64())
+    if not np.array_equal(own, offsets):
+        row = int(np.flatnonzero(np.diff(own) != np.diff(offsets))[0])
+        raise DataError(
+            f"column {name!r} has {np.diff(own)[row]} weights in row {row}, column {column!r} {np.diff(offsets)[row]} "
+            "values: expected as many"
+        )
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        raise DataError(f"column {name!r} holds lists of {values.type}, expected lists of numbers")
+    return _checked_weights(values.cast(pa.float64()).to_numpy(zero_copy_only=False), name)
 
 
 def dense_columns(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float64]:  # (N, F)
@@ -127,13 +146,7 @@ def label_columns(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float
 
 def weight_column(frame: pd.DataFrame, name: str) -> NDArray[np.float32]:  # (N,)
     """Read the weights of rows: finite and not negative."""
-    values = _numbers(frame, name)
-    wrong = values[~(np.isfinite(values) & (values >= 0))]
-    if len(wrong):
-        raise DataError(
-            f"weight {name!r} has {len(wrong)} values that are negative or not finite, such as {wrong[0]:g}"
-        )
-    return values.astype(np.float32)
+    return _checked_weights(_numbers(frame, name), name)
 
 
 def group_column(frame: pd.DataFrame, name: str) -> NDArray[np.int64]:  # (N,)
@@ -146,3 +159,32 @@ def _numbers(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
     if not pd.api.types.is_numeric_dtype(series):
         raise DataError(f"column {name!r} is {series.dtype}, expected numbers")
     return series.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _checked_weights(values: NDArray[np.float64], name: str) -> NDArray[np.float32]:
+    wrong = values[~(np.isfinite(values) & (values >= 0))]
+    if len(wrong):
+        raise DataError(
+            f"weight {name!r} has {len(wrong)} values that are negative or not finite, such as {wrong[0]:g}"
+        )
+    return values.astype(np.float32)
+
+
+def _lists(
+    frame: pd.DataFrame, name: str, content: str, empty: pa.DataType
+) -> tuple[pa.Array | pa.ChunkedArray, NDArray[np.int64]]:
+    """Return the values (V,) of a column of lists of ``content`` and their offsets (N + 1,)."""
+    series = column_of(frame, name)
+    try:
+        array = pa.array(series, from_pandas=True)
+    except pa.ArrowException as error:
+        raise DataError(f"column {name!r} has to hold lists of {content}: {error}") from error
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    if pa.types.is_null(array.type):
+        array = array.cast(pa.list_(empty))
+    if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
+        raise DataError(f"column {name!r} holds {array.type}, a bag needs a list in every row")
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+    values = array.flatten()
+    values = values.cast(empty) if pa.types.is_null(values.type) else values  # every list is empty
+    return values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

@@ -9,6 +9,7 @@ Decisions:
   number is the vocabulary itself. Code 0 is every other value, missing ones included.
 - Bags (columns of lists) are values and offsets, not padded: long lists cost nobody else anything, and it is the layout
   of Arrow's lists, torch's ``embedding_bag`` and TorchRec's KeyedJaggedTensor.
+- A hashed column has no vocabulary: its ids become 63-bit hashes that depend on the ids alone.
 
 Shapes: B rows of a batch, F dense features, T labels, V values of all the lists of a bag.
 """
@@ -16,10 +17,9 @@ Shapes: B rows of a batch, F dense features, T labels, V values of all the lists
 __all__ = ["Bag", "Batch", "FeatureSpec", "Pretrained", "Statistics", "take"]
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,128 +27,22 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from recokit.errors import ConfigError, DataError, closest
+from recokit.feature_batch import Batch, take
 from recokit.feature_columns import (
     Vocabulary,
     dense_columns,
     group_column,
+    hash_column,
     label_columns,
     list_column,
+    list_weights,
     naming,
     value_column,
     weight_column,
 )
-from recokit.table import EmbeddingTable, as_vectors
-
-Usage = Literal["concat", "sum", "init"]
-Unknown = Literal["zero", "learned"]
-Pooling = Literal["mean", "sum"]
-Values: TypeAlias = int | Sequence[int] | Sequence[str]
-Array = TypeVar("Array")
-Other = TypeVar("Other")
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """An id column whose vectors come from a table.
-
-    Args:
-        column: The id column.
-        table: Where its ids are looked up.
-        name: The feature's name, the column's by default; needed where one column carries several tables.
-        usage: ``concat``, a feature of its own; ``sum``, added to the trainable vector of the same categorical column;
-            ``init``, a trainable feature that starts from the table.
-        unknown: What an id that is not in the table gets: zeros, or one ``learned`` vector.
-    """
-
-    column: str
-    table: EmbeddingTable
-    name: str | None = None
-    usage: Usage = "concat"
-    unknown: Unknown = "zero"
-
-    def __post_init__(self) -> None:
-        as_vectors(self.table, f"the feature {self.key!r}")
-        _check_choice(self.key, "usage", self.usage, get_args(Usage))
-        _check_choice(self.key, "unknown", self.unknown, get_args(Unknown))
-
-    @property
-    def key(self) -> str:
-        """The feature's name in a batch."""
-        return self.name or self.column
-
-
-@dataclass(frozen=True)
-class Bag:
-    """A column of lists, pooled to one vector: the last ten clicks through a table, or genres through a vocabulary.
-
-    Args:
-        column: The column of lists.
-        values: The table of their ids; or a vocabulary, or its size, for trainable vectors.
-        name: The feature's name, the column's by default.
-        pooling: ``mean`` or ``sum`` over the known values of a list.
-    """
-
-    column: str
-    values: EmbeddingTable | Values
-    name: str | None = None
-    pooling: Pooling = "mean"
-
-    def __post_init__(self) -> None:
-        _check_choice(self.key, "pooling", self.pooling, get_args(Pooling))
-        if not isinstance(self.values, EmbeddingTable):
-            object.__setattr__(self, "values", _checked_values(self.key, self.values))
-
-    @property
-    def key(self) -> str:
-        """The feature's name in a batch."""
-        return self.name or self.column
-
-    @property
-    def table(self) -> EmbeddingTable | None:
-        """The table of a bag of ids."""
-        return self.values if isinstance(self.values, EmbeddingTable) else None
-
-    @property
-    def vocabulary(self) -> Values | None:
-        """The vocabulary of a bag with trainable vectors, or its size."""
-        return None if isinstance(self.values, EmbeddingTable) else self.values
-
-
-@dataclass(frozen=True)
-class Batch(Generic[Array]):
-    """The arrays of some rows: NumPy's from a spec, torch's in a ranker.
-
-    Row numbers are -1 and codes 0 where an id or a value is unknown.
-    """
-
-    rows: Mapping[str, Array]  # (B,) per pretrained feature
-    dense: Array  # (B, F), or (B, 2F) with indicators
-    categorical: Mapping[str, Array]  # (B,) codes per column
-    bags: Mapping[str, tuple[Array, Array]]  # rows or codes (V,) and offsets (B + 1,)
-    labels: Array | None = None  # (B, T)
-    group: Array | None = None  # (B,)
-    weight: Array | None = None  # (B,)
-
-    def __len__(self) -> int:
-        return len(self.dense)  # type: ignore[arg-type]
-
-    def map(self, function: Callable[[Array], Other]) -> "Batch[Other]":
-        """Apply a function to every array, such as the move to a tensor or a device."""
-        return Batch(
-            rows={name: function(array) for name, array in self.rows.items()},
-            dense=function(self.dense),
-            categorical={name: function(array) for name, array in self.categorical.items()},
-            bags={name: (function(values), function(offsets)) for name, (values, offsets) in self.bags.items()},
-            labels=None if self.labels is None else function(self.labels),
-            group=None if self.group is None else function(self.group),
-            weight=None if self.weight is None else function(self.weight),
-        )
-
-
-def take(batch: Batch[NDArray[Any]], positions: NDArray[np.int64]) -> Batch[NDArray[Any]]:
-    """Return the rows of a NumPy batch at ``positions``, in that order."""
-    rows = replace(batch, bags={}).map(lambda array: array[positions])
-    return replace(rows, bags={name: _take_lists(*bag, positions) for name, bag in batch.bags.items()})
+from recokit.feature_kinds import Bag, Pretrained, Values, brief_values, check_choice, checked_values
+from recokit.feature_statistics import Moments, ValueCounts
+from recokit.table import FeatureTable, Mixture
 
 
 @dataclass(frozen=True)
@@ -160,7 +54,7 @@ class Statistics:
     vocabularies: Mapping[str, Vocabulary] = field(default_factory=dict)  # by categorical column and by bag
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FeatureSpec:
     """The features, labels, groups and weights that a ranker reads from a frame.
 
@@ -169,6 +63,8 @@ class FeatureSpec:
         dense: Numeric columns.
         categorical: Columns of integers or strings with trainable vectors: how many values to keep, or which.
         bags: Columns of lists.
+        hashed: Columns of ids without a vocabulary: their trainable vectors are computed from hashes of the ids (see
+            ``recokit.layers.DeepHashEmbedding``).
         label: The column of labels (0 or 1), or several.
         group: The column that metrics group by, such as a user or a session.
         weight: The column of row weights.
@@ -185,22 +81,29 @@ class FeatureSpec:
     weight: str | None = None
     missing: Literal["error", "indicator"] = "error"
     statistics: Statistics | None = None
+    hashed: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        _check_choice("the spec", "missing", self.missing, ("error", "indicator"))
-        if isinstance(self.dense, str):
-            raise ConfigError(f"dense={self.dense!r} is one name, expected a list of names")
-        categorical = {column: _checked_values(column, values) for column, values in self.categorical.items()}
+        check_choice("the spec", "missing", self.missing, ("error", "indicator"))
+        for what in ("dense", "hashed"):
+            if isinstance(getattr(self, what), str):
+                raise ConfigError(f"{what}={getattr(self, what)!r} is one name, expected a list of names")
+        categorical = {column: checked_values(column, values) for column, values in self.categorical.items()}
         object.__setattr__(self, "categorical", categorical)
         self._check_names()
-        for feature in self.pretrained:
-            if feature.usage == "sum" and feature.column not in self.categorical:
-                raise ConfigError(
-                    f"pretrained feature {feature.key!r} is to be summed with the trainable vector of column "
-                    f"{feature.column!r}, which is not among the categorical ones: add it, or use 'concat'"
-                )
+        self._check_pretrained()
         if self.statistics is None and not self.dense and not self._sizes():
             object.__setattr__(self, "statistics", Statistics(vocabularies=self._given()))
+
+    def __repr__(self) -> str:
+        told = [f"{name}={list(getattr(self, name))}" for name in ("pretrained", "dense") if getattr(self, name)]
+        if self.categorical:
+            values = (f"{name!r}: {brief_values(each)}" for name, each in self.categorical.items())
+            told.append(f"categorical={{{', '.join(values)}}}")
+        told += [f"{name}={list(getattr(self, name))}" for name in ("bags", "hashed") if getattr(self, name)]
+        told += [f"{name}={getattr(self, name)!r}" for name in ("label", "group", "weight") if getattr(self, name)]
+        told += [] if self.missing == "error" else [f"missing={self.missing!r}"]
+        return f"FeatureSpec({', '.join([*told, 'fitted' if self.statistics is not None else 'not fitted'])})"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -208,7 +111,7 @@ class FeatureSpec:
         return () if self.label is None else (self.label,) if isinstance(self.label, str) else tuple(self.label)
 
     @property
-    def tables(self) -> tuple[EmbeddingTable, ...]:
+    def tables(self) -> tuple[FeatureTable, ...]:
         """Every table that a feature reads, each once."""
         tables = [feature.table for feature in self.pretrained]
         tables += [bag.table for bag in self.bags if bag.table is not None]
@@ -217,33 +120,50 @@ class FeatureSpec:
     @property
     def dense_width(self) -> int:
         """How many columns ``Batch.dense`` has."""
-        return len(self.dense) * (2 if self.missing == "indicator" else 1)
+        return len(self.dense_names)
+
+    @property
+    def dense_names(self) -> tuple[str, ...]:
+        """What the columns of ``Batch.dense`` are: the dense features, then the 0/1 columns that are asked for."""
+        missing = [f"{name} is missing" for name in self.dense if self.missing == "indicator"]
+        return (*self.dense, *missing, *(f"{feature.key} is known" for feature in self._indicated()))
 
     def num_codes(self, name: str) -> int:
         """How many codes a categorical column or a bag with a vocabulary can have, the unknown 0 included."""
         values = self._vocabularies()[name]
         return 1 + (values if isinstance(values, int) else len(values))
 
-    def fit(self, frame: pd.DataFrame) -> "FeatureSpec":
-        """Learn means, standard deviations and vocabularies from training rows; a new spec carries them."""
-        if frame.empty:
-            raise DataError("the training frame has no rows")
-        dense = self._raw_dense(frame)
-        for position, name in enumerate(self.dense):
-            if np.isnan(dense[:, position]).all():
-                raise DataError(f"column {name!r} is missing in every training row")
+    def fit(self, frames: pd.DataFrame | Iterable[pd.DataFrame]) -> "FeatureSpec":
+        """Learn means, standard deviations and vocabularies from training rows; a new spec carries them.
+
+        Args:
+            frames: The rows, in one frame or in several, of which one at a time is in memory: vocabularies are those of
+                the whole, means and deviations agree with them to about 1e-12.
+
+        Raises:
+            DataError: There are no rows, or a column is missing or does not hold what it has to.
+        """
         columns = {bag.key: bag.column for bag in self.bags}
-        vocabularies = self._given()
-        for name, size in self._sizes().items():
-            values = list_column(frame, columns[name])[0] if name in columns else value_column(frame, name)
-            if values.null_count == len(values):
-                raise DataError(f"column {columns.get(name, name)!r} is missing in every training row")
-            vocabularies[name] = Vocabulary.most_frequent(values, size)
-        mean = np.nanmean(dense, axis=0)
+        moments = Moments(len(self.dense))
+        counts = {name: ValueCounts(columns.get(name, name)) for name in self._sizes()}
+        num_rows = 0
+        for frame in [frames] if isinstance(frames, pd.DataFrame) else frames:
+            if frame.empty:
+                continue
+            num_rows += len(frame)
+            moments.add(self._raw_dense(frame))
+            for name, values in counts.items():
+                values.add(list_column(frame, columns[name])[0] if name in columns else value_column(frame, name))
+        if not num_rows:
+            raise DataError("the training frame has no rows")
+        for name, count in zip(self.dense, moments.count, strict=True):
+            if not count:
+                raise DataError(f"column {name!r} is missing in every training row")
+        learned = {name: counts[name].most_frequent(size) for name, size in self._sizes().items()}
         statistics = Statistics(
-            mean=tuple(mean.tolist()),
-            std=tuple(_spread(dense, mean).tolist()),
-            vocabularies=vocabularies,
+            mean=tuple(moments.mean.tolist()),
+            std=tuple(moments.spread.tolist()),
+            vocabularies={**self._given(), **learned},
         )
         return replace(self, statistics=statistics)
 
@@ -262,16 +182,25 @@ class FeatureSpec:
             raise ConfigError("the spec knows neither statistics nor vocabularies yet: spec = spec.fit(train)")
         vocabularies = self.statistics.vocabularies
         names = self.labels if labels else ()
+        rows = {feature.key: _rows(feature, frame) for feature in self.pretrained}
+        known = [rows[feature.key] >= 0 for feature in self._indicated()]
+        bags = {bag.key: _bag(bag, frame, vocabularies) for bag in self.bags}
         return Batch(
-            rows={feature.key: _rows(feature, frame) for feature in self.pretrained},
-            dense=self._standardise(self._raw_dense(frame), self.statistics),
+            rows=rows,
+            dense=self._standardise(self._raw_dense(frame), self.statistics, known),
             categorical={
                 name: _codes(vocabularies[name], value_column(frame, name), name) for name in self.categorical
             },
-            bags={bag.key: _bag(bag, frame, vocabularies) for bag in self.bags},
+            bags=bags,
             labels=label_columns(frame, names) if names else None,
             group=group_column(frame, self.group) if labels and self.group else None,
             weight=weight_column(frame, self.weight) if labels and self.weight else None,
+            hashed={name: hash_column(frame, name) for name in self.hashed},
+            bag_weights={
+                bag.key: list_weights(frame, bag.weights, bags[bag.key][1], bag.column)
+                for bag in self.bags
+                if bag.weights is not None
+            },
         )
 
     def coverage(self, frame: pd.DataFrame) -> dict[str, float]:
@@ -282,15 +211,43 @@ class FeatureSpec:
     def _check_names(self) -> None:
         columns = {f.column for f in self.pretrained}
         keys = [f.key for f in self.pretrained] + [b.key for b in self.bags] + list(self.dense)
-        keys += [name for name in self.categorical if name not in columns]  # both at once is what "sum" needs
+        # A column may be pretrained and trainable at once, which is what "sum" needs.
+        keys += [name for name in (*self.categorical, *self.hashed) if name not in columns]
+        keys += [name for name in self.hashed if name in self.categorical]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
             raise ConfigError(f"two features are called {twice!r}: give each a name of its own, name=...")
         if not keys:
             raise ConfigError("the spec reads no feature at all")
-        leak = {*columns, *(bag.column for bag in self.bags), *self.dense, *self.categorical}.intersection(self.labels)
-        if leak:
+        read = {*columns, *self.dense, *self.categorical, *self.hashed}
+        read |= {column for bag in self.bags for column in (bag.column, bag.weights) if column is not None}
+        if leak := read.intersection(self.labels):
             raise ConfigError(f"column {min(leak)!r} is a label and a feature at once")
+
+    def _check_pretrained(self) -> None:
+        features = {feature.key: feature for feature in self.pretrained}
+        for feature in self.pretrained:
+            if feature.usage == "sum" and feature.column not in (*self.categorical, *self.hashed):
+                raise ConfigError(
+                    f"pretrained feature {feature.key!r} is to be summed with the trainable vector of column "
+                    f"{feature.column!r}, which is not among the categorical or hashed ones: add it, or use 'concat'"
+                )
+            if feature.target is None:
+                continue
+            if feature.target not in features:
+                raise ConfigError(
+                    f"the target of {feature.key!r} is {feature.target!r}, which is no pretrained feature; "
+                    f"{closest(feature.target, features)}"
+                )
+            target = features[feature.target].table
+            if isinstance(target, Mixture) or target.dim != feature.table.dim:
+                raise ConfigError(
+                    f"the target of {feature.key!r} is {feature.target!r} of {target!r}, expected a table with one "
+                    f"vector of dim {feature.table.dim} for each id"
+                )
+
+    def _indicated(self) -> list[Pretrained]:
+        return [feature for feature in self.pretrained if feature.unknown == "indicator"]
 
     def _vocabularies(self) -> dict[str, Values]:
         return {**self.categorical, **{bag.key: bag.vocabulary for bag in self.bags if bag.vocabulary is not None}}
@@ -314,18 +271,13 @@ class FeatureSpec:
             )
         return dense
 
-    def _standardise(self, dense: NDArray[np.float64], statistics: Statistics) -> NDArray[np.float32]:
+    def _standardise(
+        self, dense: NDArray[np.float64], statistics: Statistics, known: Sequence[NDArray[np.bool_]]
+    ) -> NDArray[np.float32]:
         scaled = (dense - np.asarray(statistics.mean)) / np.asarray(statistics.std)
         gaps = np.isnan(dense)
         columns = [np.where(gaps, 0.0, scaled), gaps] if self.missing == "indicator" else [scaled]
-        return np.concatenate(columns, axis=1, dtype=np.float32)
-
-
-def _spread(dense: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:  # (B, F), (F,) -> (F,)
-    """Standard deviations, 1 for a constant feature: rounding alone gives 1000 rows of 0.1 a deviation of 1e-17."""
-    std: NDArray[np.float64] = np.nanstd(dense, axis=0)
-    constant = (np.nanmax(dense, axis=0) == np.nanmin(dense, axis=0)) | (std <= 1e-13 * np.abs(mean))
-    return np.where(constant, 1.0, std)
+        return np.concatenate([*columns, *(each[:, np.newaxis] for each in known)], axis=1, dtype=np.float32)
 
 
 def _rows(feature: Pretrained, frame: pd.DataFrame) -> NDArray[np.int64]:
@@ -345,27 +297,3 @@ def _bag(
     values, offsets = list_column(frame, bag.column)
     with naming(bag.column):
         return (bag.table.rows(values) if bag.table is not None else vocabularies[bag.key].codes(values)), offsets
-
-
-def _take_lists(
-    values: NDArray[Any], offsets: NDArray[np.int64], positions: NDArray[np.int64]
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Take the lists at ``positions``: their values one after the other, and the new offsets."""
-    lengths = np.diff(offsets)[positions]
-    ends = np.cumsum(lengths)
-    # Value v of the result is the (v - start of its list)-th of the old list.
-    shift = np.repeat(offsets[positions] - (ends - lengths), lengths)
-    return values[np.arange(len(shift)) + shift], np.concatenate([[0], ends])
-
-
-def _check_choice(feature: str, what: str, choice: str, known: tuple[str, ...]) -> None:
-    if choice not in known:
-        raise ConfigError(f"{what} of {feature!r} is {choice!r}; {closest(str(choice), known)}")
-
-
-def _checked_values(name: str, values: Any) -> Values:
-    is_number = isinstance(values, Integral) and not isinstance(values, bool)  # NumPy's integers are numbers, too
-    checked: Values = int(values) if is_number else values
-    if isinstance(values, bool | str) or (checked if isinstance(checked, int) else len(checked)) < 1:
-        raise ConfigError(f"the vocabulary of {name!r} is {values!r}: give values, or how many to keep (at least 1)")
-    return checked

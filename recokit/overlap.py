@@ -12,8 +12,8 @@ edges than ``size`` it is the whole set and the estimate is exact. A hit is alwa
 2^-64), so what a big graph and few rows cost is precision, never a false alarm: of R rows about R * size / edges fall
 into the sketch's range, and n of them give a standard error of sqrt(p * (1 - p) / n).
 
-Hashes depend on the ids alone, not on machine, library or order: int64 ids go through splitmix64, strings (UTF-8)
-through FNV-1a and then splitmix64, an edge is splitmix64(hash(source) + 0x9E3779B97F4A7C15 * hash(target)).
+Hashes depend on the ids alone, not on machine, library or order (``recokit.id_hash``); that of an edge is
+splitmix64(hash(source) + 0x9E3779B97F4A7C15 * hash(target)).
 Shapes: N edges or pairs, K the size of a sketch.
 """
 
@@ -33,17 +33,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-from numpy.typing import NDArray
 
 from recokit.errors import ConfigError, DataError, FormatError
 from recokit.feature_columns import column_of
-from recokit.table import EmbeddingTable, Ids, Mixture
-from recokit.table.ids import arrow_of, id_array
+from recokit.id_hash import GOLDEN, Hashes, hash_ids, splitmix64
+from recokit.table import FeatureTable, Ids
 
 SKETCH_SIZE = (
     1024  # hashes of a relation that is trained: 11 KB in the meta, and an overlap of one in a hundred is seen
@@ -52,8 +50,6 @@ TOLERATED = 0.01  # share of rows that may be training edges before somebody sho
 
 _FORMAT = "edge-sketch/1"
 _CHUNK = 1 << 16  # edges hashed at a time: half a MiB an array, which stays in the cache
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_Hashes: TypeAlias = NDArray[np.uint64]
 
 
 class LeakWarning(UserWarning):
@@ -123,7 +119,7 @@ def estimate_overlap(sketch: Mapping[str, Any], sources: Ids, targets: Ids) -> f
     return found / tested if tested else math.nan
 
 
-def find_overlaps(features: Sequence[tuple[str, EmbeddingTable | Mixture]], frame: pd.DataFrame) -> list[Overlap]:
+def find_overlaps(features: Sequence[tuple[str, FeatureTable]], frame: pd.DataFrame) -> list[Overlap]:
     """Compare the rows of ``frame`` with the edges that the tables of its id columns were trained on.
 
     Args:
@@ -144,9 +140,7 @@ def find_overlaps(features: Sequence[tuple[str, EmbeddingTable | Mixture]], fram
     return [overlap for overlap in found.values() if not math.isnan(overlap.share)]
 
 
-def _sketches_between(
-    source: EmbeddingTable | Mixture, target: EmbeddingTable | Mixture
-) -> Iterator[tuple[EmbeddingTable | Mixture, dict[str, Any]]]:
+def _sketches_between(source: FeatureTable, target: FeatureTable) -> Iterator[tuple[FeatureTable, dict[str, Any]]]:
     """The sketches of edges from ``source``'s entity type to ``target``'s: either vector alone has seen the edge."""
     for table in (source, target):
         for sketch in table.meta.get("edge_sketches", ()):
@@ -154,64 +148,28 @@ def _sketches_between(
                 yield table, sketch
 
 
-def _sketch(hashes: _Hashes, *, size: int, count: int) -> dict[str, Any]:
+def _sketch(hashes: Hashes, *, size: int, count: int) -> dict[str, Any]:
     # Text and not a list of numbers: JSON readers that know only doubles would round 64-bit integers.
     text = base64.b64encode(hashes.astype("<u8").tobytes()).decode("ascii")
     return {"format": _FORMAT, "size": size, "count": count, "hashes": text}
 
 
-def _hashes(sketch: Mapping[str, Any]) -> _Hashes:
+def _hashes(sketch: Mapping[str, Any]) -> Hashes:
     if sketch.get("format") != _FORMAT:
         raise FormatError(f"an edge sketch has format {sketch.get('format')!r}; this release reads {_FORMAT!r}")
     return np.frombuffer(base64.b64decode(sketch["hashes"]), dtype="<u8").astype(np.uint64)
 
 
-def _keep_smallest(smallest: _Hashes, hashes: _Hashes, size: int) -> _Hashes:
+def _keep_smallest(smallest: Hashes, hashes: Hashes, size: int) -> Hashes:
     if len(smallest) == size:  # most of a long stream falls here, before the sort
         hashes = hashes[hashes < smallest[-1]]
     return np.unique(np.concatenate([smallest, hashes]))[:size]
 
 
-def _edge_hashes(sources: Ids, targets: Ids) -> Iterator[_Hashes]:
-    left, right = _hash_ids(sources), _hash_ids(targets)
+def _edge_hashes(sources: Ids, targets: Ids) -> Iterator[Hashes]:
+    left, right = hash_ids(sources), hash_ids(targets)
     if len(left) != len(right):
         raise DataError(f"{len(left)} sources and {len(right)} targets do not make pairs")
     for start in range(0, len(left), _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        yield _splitmix64(left[chunk] + _GOLDEN * right[chunk])
-
-
-def _hash_ids(ids: Ids) -> _Hashes:  # (N,)
-    encoded = arrow_of(ids)
-    if isinstance(encoded, pa.DictionaryArray) and not encoded.null_count:
-        hashes: _Hashes = _hash_ids(encoded.dictionary)[encoded.indices.to_numpy()]
-        return hashes
-    array = id_array(encoded)
-    if array.null_count:
-        raise DataError(f"{array.null_count} of {len(array)} ids are missing")
-    if array.type == pa.int64():
-        return _splitmix64(array.to_numpy().view(np.uint64))
-    return _splitmix64(_fnv1a(array))
-
-
-def _splitmix64(x: _Hashes) -> _Hashes:
-    """Mix the bits of each number (Steele et al. 2014): neighbouring ids land far apart."""
-    x = x + _GOLDEN
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def _fnv1a(strings: pa.LargeStringArray) -> _Hashes:
-    """FNV-1a of the UTF-8 bytes, all strings at once: one step per byte position, longest strings first."""
-    _, offset_buffer, byte_buffer = strings.buffers()
-    offsets = np.frombuffer(offset_buffer, dtype=np.int64)[strings.offset :][: len(strings) + 1]
-    text = np.frombuffer(byte_buffer or b"", dtype=np.uint8)
-    starts, lengths = offsets[:-1], np.diff(offsets)
-    order = np.argsort(-lengths, kind="stable")
-    longer = len(order) - np.cumsum(np.bincount(lengths))  # how many strings are longer than each position
-    hashes = np.full(len(order), 0xCBF29CE484222325, dtype=np.uint64)
-    for position, alive in enumerate(longer[:-1]):
-        rows = order[:alive]
-        hashes[rows] = (hashes[rows] ^ text[starts[rows] + position]) * np.uint64(0x100000001B3)
-    return hashes
+        yield splitmix64(left[chunk] + GOLDEN * right[chunk])

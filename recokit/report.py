@@ -120,12 +120,17 @@ class Report:
         return "".join(map(_html_table, _families(self.results)))
 
     def value(self, metric: str, *, name: str | None = None, group: str | None = None) -> float:
-        """Return the one value of ``metric``; several or none (of that name and group, where given) is a DataError."""
+        """Return the one value of ``metric``; several or none (of that name and group, where given) is a DataError.
+
+        Without ``group``, a value of all data goes before those of its parts.
+        """
         found = [
             result
             for result in self.results
             if result.metric == metric and name in (None, result.name) and group in (None, result.group)
         ]
+        if len(found) > 1 and (of_all := [result for result in found if result.group is None]):
+            found = of_all
         if len(found) != 1:
             raise DataError(
                 f"the report has {len(found)} results for metric {metric!r}, name {name!r}, group {group!r}: "

@@ -2,7 +2,7 @@
 
 A model that is built on TorchRec keeps its trainable tables where they are, sharded or not, and reads pretrained ones
 through a module of the same shape. Row numbers are the values of the KeyedJaggedTensor, -1 for an id that is not in the
-table; a list's pooled vector comes from its known ids.
+table; a list's pooled vector comes from its known ids, each times its weight where the KeyedJaggedTensor has weights.
 
 This is the one module that imports torchrec. Its native part (fbgemm) fails to load when it was built for another
 torch, with OSError and not ImportError; both are told as one error that says how to install the pair.
@@ -11,16 +11,16 @@ torch, with OSError and not ImportError; both are told as one error that says ho
 __all__ = ["FrozenEmbeddingBagCollection", "JoinedEmbeddingBagCollection"]
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, get_args
 
 from recokit.errors import ConfigError, MissingDependencyError, closest
-from recokit.layers import FrozenEmbedding, Projection, pool, unit_scale
-from recokit.table import EmbeddingTable
+from recokit.layers import BagPooling, Projection, frozen_embedding, pool, unit_scale
+from recokit.table import FeatureTable
 
 try:  # after recokit.layers, which says what to install where torch itself is missing
     import torch
-    from torch import nn
-    from torchrec import EmbeddingBagConfig, KeyedJaggedTensor, KeyedTensor, PoolingType
+    from torch import Tensor, nn
+    from torchrec import EmbeddingBagConfig, JaggedTensor, KeyedJaggedTensor, KeyedTensor, PoolingType
     from torchrec.modules.embedding_modules import get_embedding_names_by_table
 except (ImportError, OSError) as error:
     raise MissingDependencyError(
@@ -36,23 +36,27 @@ class FrozenEmbeddingBagCollection(nn.Module):
     """Pool frozen vectors per key of a KeyedJaggedTensor; buffers only, unless ``dim`` asks for projections.
 
     Args:
-        tables: The table of each key.
-        pooling: ``mean`` or ``sum`` over the known rows of a list; zeros where none is known.
+        tables: The table of each key: vectors, codes, which are decoded first, or mixtures, whose weighted mean is
+            taken first.
+        pooling: ``mean`` or ``sum`` over the known rows of a list, weighted where the KeyedJaggedTensor is; zeros where
+            none is known.
         dim: Project every pooled vector to this dimension by a trainable linear map, for models that want one dimension
             throughout (TorchRec's DLRM does); None leaves the tables' own.
     """
 
     def __init__(
-        self, tables: Mapping[str, EmbeddingTable], *, pooling: Literal["mean", "sum"] = "mean", dim: int | None = None
+        self, tables: Mapping[str, FeatureTable], *, pooling: BagPooling = "mean", dim: int | None = None
     ) -> None:
         super().__init__()
-        if pooling not in ("mean", "sum"):
-            raise ConfigError(f"pooling={pooling!r}: {closest(str(pooling), ('mean', 'sum'))}")
+        if pooling not in get_args(BagPooling):
+            raise ConfigError(f"pooling={pooling!r}: {closest(str(pooling), get_args(BagPooling))}")
         if not tables:
             raise ConfigError("a collection of no tables")
-        self.pooling: Literal["mean", "sum"] = pooling
+        self.pooling: BagPooling = pooling
         self.keys = list(tables)
-        self.embeddings = nn.ModuleList(FrozenEmbedding(table) for table in tables.values())
+        # Two keys of one table: it is in memory once, on a GPU too.
+        frozen = {id(table): frozen_embedding(table) for table in tables.values()}
+        self.embeddings = nn.ModuleList(frozen[id(table)] for table in tables.values())
         self.projections = nn.ModuleList(
             nn.Identity() if dim is None else Projection(table.dim, dim, scale=unit_scale(table))
             for table in tables.values()
@@ -65,8 +69,7 @@ class FrozenEmbeddingBagCollection(nn.Module):
         vectors = []
         for key, embedding, project in zip(self.keys, self.embeddings, self.projections, strict=True):
             lists = features[key]
-            rows = lists.values()
-            vectors.append(project(pool(embedding(rows), rows >= 0, lists.offsets(), self.pooling)))
+            vectors.append(project(_pooled(embedding(lists.values()), lists, self.pooling)))
         return KeyedTensor(self.keys, self.lengths, torch.cat(vectors, dim=1))
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
@@ -104,3 +107,8 @@ class JoinedEmbeddingBagCollection(nn.Module):
     def embedding_bag_configs(self) -> list[Any]:
         """The tables of all collections."""
         return [config for collection in self.collections for config in collection.embedding_bag_configs()]  # type: ignore[operator]
+
+
+@torch.fx.wrap  # whether there are weights is known when it runs, not when it is traced
+def _pooled(vectors: Tensor, lists: JaggedTensor, pooling: BagPooling) -> Tensor:
+    return pool(vectors, lists.values() >= 0, lists.offsets(), pooling, lists.weights_or_none())

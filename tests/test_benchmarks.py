@@ -185,6 +185,7 @@ def test_an_adapter_gets_its_task_and_its_failure_is_told(tmp_path: Path, monkey
         ("mixture_retrieval.py --items 2000 --queries 20 --k 10", "results", 12),
         ("inductive_mixtures.py --users 300 --items 500 --clusters 20 --requests 2 --weighted", None, 0),
         ("mixture_speed.py --negatives 20 --edges 500 --entities 50 --batch-size 100 --runs 1", "rows", 0),
+        ("pq_layers.py --rows 300 --batch 32 --rounds 1 --calls 1", "fold", 7),
     ],
 )
 def test_the_benchmarks_of_mixtures_run(words: str, key: str | None, count: int):

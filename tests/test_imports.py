@@ -46,6 +46,14 @@ def test_every_public_name_is_there_and_sorted(name):
     assert [public for public in module.__all__ if not hasattr(module, public)] == []
 
 
+@pytest.mark.parametrize("name", ["recokit.layers", "recokit.rankers"])
+def test_every_public_name_of_what_needs_torch_is_there(name):
+    pytest.importorskip("torch")
+    module = importlib.import_module(name)
+    assert len(module.__all__) == len(set(module.__all__))
+    assert [public for public in module.__all__ if not hasattr(module, public)] == []
+
+
 def test_every_public_name_of_pretrain_is_there():
     pytest.importorskip("torch")
     module = importlib.import_module("pretrain")

@@ -10,6 +10,13 @@ what is hard for both cancels. Intervals are percentile bootstraps (``recokit.me
 """
 
 from recokit.evaluate.candidates import compare_candidates, evaluate_candidates
-from recokit.evaluate.rankers import Ranker, compare_rankers, evaluate_ranker
+from recokit.evaluate.rankers import Ranker, compare_rankers, evaluate_predictions, evaluate_ranker
 
-__all__ = ["Ranker", "compare_candidates", "compare_rankers", "evaluate_candidates", "evaluate_ranker"]
+__all__ = [
+    "Ranker",
+    "compare_candidates",
+    "compare_rankers",
+    "evaluate_candidates",
+    "evaluate_predictions",
+    "evaluate_ranker",
+]

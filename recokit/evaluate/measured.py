@@ -4,7 +4,7 @@ Two of them subtract, resample by resample, because resamples depend on nothing 
 Shapes: M metrics, S resamples, n units.
 """
 
-__all__ = ["Measured", "measure", "said_of_intervals"]
+__all__ = ["Measured", "mean_of", "measure", "said_of_intervals"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from recokit.errors import ConfigError, DataError
-from recokit.metrics import bootstrap_samples, interval
+from recokit.metrics import Interval, bootstrap_samples, interval
 from recokit.metrics.arrays import Floats, Ints
 from recokit.report import Result
 
@@ -42,14 +42,20 @@ class Measured:
             raise DataError("only metrics of the same queries or rows can be compared")
         return replace(self, values=self.values - other.values, drawn=self.drawn - other.drawn)
 
+    def intervals(self) -> list[Interval]:
+        """Return each metric with its interval, whose ends are NaN where there are no resamples."""
+        return [
+            interval(value, drawn, level=LEVEL) for value, drawn in zip(self.values.tolist(), self.drawn.T, strict=True)
+        ]
+
     def results(
         self, name: str, *, protocol: Mapping[str, Any], seed: int | None, group: str | None = None
     ) -> list[Result]:
         """One row per metric."""
         rows = []
-        for metric, n, value, drawn in zip(self.metrics, self.counts, self.values.tolist(), self.drawn.T, strict=True):
-            _, low, high = interval(value, drawn, level=LEVEL) if len(drawn) else (value, None, None)
-            rows.append(Result(name, metric, value, low, high, n, seed, group, dict(protocol)))
+        for metric, n, (value, low, high) in zip(self.metrics, self.counts, self.intervals(), strict=True):
+            ends = {"low": low, "high": high} if len(self.drawn) else {}
+            rows.append(Result(name, metric, value, **ends, n=n, seed=seed, group=group, protocol=dict(protocol)))
         return rows
 
 
@@ -70,6 +76,18 @@ def measure(
     if samples:
         drawn = bootstrap_samples(statistic, n, groups=groups, samples=samples, seed=SEED)
     return Measured(tuple(metrics), tuple(counts), values, drawn)
+
+
+def mean_of(runs: Sequence[Measured]) -> Measured:
+    """Return the means over several measurements of the same rows, such as the seeds of one ranker.
+
+    Each resample gets a mean of its own, so that the interval is of what the rows leave open about these very runs; how
+    much another seed would change is not in it.
+    """
+    if not runs or len({(run.metrics, run.counts) for run in runs}) > 1:
+        raise DataError("only metrics of the same queries or rows have a mean")
+    values = np.mean([run.values for run in runs], axis=0)
+    return replace(runs[0], values=values, drawn=np.mean([run.drawn for run in runs], axis=0))
 
 
 def said_of_intervals(unit: str, samples: int) -> str:

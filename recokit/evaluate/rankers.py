@@ -1,24 +1,28 @@
-"""Rankers against labels: any object with ``predict(frame)`` and ``features.label``; no library is imported for it.
+"""Rankers against labels: any object with ``predict(frame)`` and ``features.label``, or predictions by themselves.
 
-Shapes: n rows, G groups, M metrics.
+What holds only given another label, such as a conversion given a click, is evaluated on the rows where that label is 1,
+with the probability that belongs to them. ESMM (Ma et al. 2018) predicts the click and the conversion of an impression,
+so that its conversion of a click is the ratio of the two:
+
+    clicked = test[test["click"] == 1]
+    p = esmm.predict(clicked)  # (n, 2)
+    report = evaluate_predictions(clicked, p[:, 1] / p[:, 0], label="conversion", protocol={"rows": "clicked"})
+
+Shapes: n rows, T labels.
 """
 
-__all__ = ["Ranker", "compare_rankers", "evaluate_ranker"]
+__all__ = ["Ranker", "compare_rankers", "evaluate_predictions", "evaluate_ranker"]
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import xlogy
 
-from recokit.errors import ConfigError, DataError
-from recokit.evaluate.measured import Measured, measure, said_of_intervals
-from recokit.metrics import GroupAUC, Rankings, ScoreOrder, average_precision_at_k, cross_entropy, group_auc
-from recokit.metrics.arrays import Floats, Ints, as_labels, as_pairs, as_predictions, as_weight
-from recokit.report import Report, gather_provenance
+from recokit.errors import DataError
+from recokit.evaluate.scored import BINS, Kind, Scored, check_rows, score
+from recokit.report import Report, Result, gather_provenance
 
 
 class Ranker(Protocol):
@@ -37,6 +41,8 @@ def evaluate_ranker(
     frame: pd.DataFrame,
     *,
     group: str | None = None,
+    segments: str | Sequence[str] = (),
+    min_rows: int = 100,
     name: str = "ranker",
     protocol: Mapping[str, Any] | None = None,
     seed: int | None = None,
@@ -46,13 +52,19 @@ def evaluate_ranker(
     """Evaluate probabilities: RCE, NE, log loss, ROC-AUC, PR-AUC, calibration; with groups, AUC and MAP in them.
 
     Each label column is evaluated by itself, against its own prior; where there are several, ``Result.group`` names
-    it. Rows weigh what the column ``features.weight`` says, where the frame has it; groups do not.
+    it. So is each segment, under ``column=value``: a model may beat the prior of all rows and of no country, because
+    RCE by segment has the segment's own prior in its denominator. Rows weigh what the column ``features.weight`` says,
+    where the frame has it; groups do not. ``ece[10]``, the calibration error over tenths of the rows by prediction, has
+    no interval: resampled rows always make it larger.
 
     Args:
         ranker: ``predict(frame)`` gives probabilities, ``features.label`` the label column or columns.
         frame: Rows with features and labels.
         group: Column of the user or session: AUC and MAP within groups are reported, and whole groups are resampled.
             Without it ``features.group``, where the frame has it.
+        segments: Columns, such as the country, whose values are evaluated one by one after all rows; numbers are cut
+            into ranges first, by ``pandas.cut``. A segment's labels of one class give NaN, and its protocol says so.
+        min_rows: Values with fewer rows are joined, as ``column=(other)``.
         name: Of the ranker, in the report.
         protocol: What only the caller knows, such as the split.
         seed: Seed of the training run.
@@ -60,10 +72,52 @@ def evaluate_ranker(
         data: Hashes of the data, for the provenance.
     """
     results = []
-    for label, scored in _score(ranker, frame, group).items():
-        said = {**scored.protocol(bootstrap), **(protocol or {})}
-        part = None if isinstance(ranker.features.label, str) else label
-        results += scored.measure(bootstrap).results(name, protocol=said, seed=seed, group=part)
+    for part in _parts(ranker, frame, group, segments, min_rows):
+        results += _results(part, name, protocol or {}, seed, bootstrap)
+    return Report(results, gather_provenance(data))
+
+
+def evaluate_predictions(
+    frame: pd.DataFrame,
+    predictions: npt.ArrayLike,
+    *,
+    label: str | Sequence[str],
+    kind: Kind = "probabilities",
+    group: str | None = None,
+    weight: str | None = None,
+    segments: str | Sequence[str] = (),
+    min_rows: int = 100,
+    name: str = "predictions",
+    protocol: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    bootstrap: int = 1000,
+    data: Mapping[str, str] | None = None,
+) -> Report:
+    """Evaluate predictions that are there already, as ``evaluate_ranker`` does those of a ranker.
+
+    Args:
+        frame: Rows with labels, n of them.
+        predictions: One a row, (n,), or one a row and label, (n, T); higher is better.
+        label: The label column, or T of them.
+        kind: ``"probabilities"``; ``"logits"``; or ``"scores"``, which only rank: their AUC, PR-AUC and MAP are
+            reported, and nothing that compares them with labels as numbers.
+        group: Column of the user or session.
+        weight: Column of the rows' weights.
+        segments: Columns whose values are evaluated one by one too.
+        min_rows: Values with fewer rows are joined.
+        name: Of what predicted, in the report.
+        protocol: What only the caller knows, such as the split.
+        seed: Seed of the training run.
+        bootstrap: Number of resamples.
+        data: Hashes of the data, for the provenance.
+    """
+    columns = (segments,) if isinstance(segments, str) else tuple(segments)
+    predicted = np.asarray(predictions, dtype=np.float64)
+    results = []
+    for part in score(
+        frame, predicted, label=label, group=group, weight=weight, kind=kind, segments=columns, min_rows=min_rows
+    ):
+        results += _results(part, name, protocol or {}, seed, bootstrap)
     return Report(results, gather_provenance(data))
 
 
@@ -73,147 +127,58 @@ def compare_rankers(
     frame: pd.DataFrame,
     *,
     group: str | None = None,
+    segments: str | Sequence[str] = (),
+    min_rows: int = 100,
     names: tuple[str, str] = ("a", "b"),
     protocol: Mapping[str, Any] | None = None,
     seed: int | None = None,
     bootstrap: int = 1000,
     data: Mapping[str, str] | None = None,
 ) -> Report:
-    """Differences ``a - b`` of the metrics of ``evaluate_ranker``, on the same rows and resamples."""
-    first, second = _score(a, frame, group), _score(b, frame, group)
-    if first.keys() != second.keys():
-        raise DataError(f"rankers of the same labels can be compared, not of {list(first)} and {list(second)}")
+    """Differences ``a - b`` of the metrics of ``evaluate_ranker``, on the same rows and resamples, but for the ECE."""
+    if np.atleast_1d(a.features.label).tolist() != np.atleast_1d(b.features.label).tolist():
+        raise DataError(
+            f"rankers of the same labels can be compared, not of {a.features.label!r} and {b.features.label!r}"
+        )
     results = []
-    for label, scored in first.items():
-        difference = scored.measure(bootstrap) - second[label].measure(bootstrap)
-        said = {**scored.protocol(bootstrap), "difference": "paired", **(protocol or {})}
-        part = None if isinstance(a.features.label, str) else label
+    parts = (_parts(ranker, frame, group, segments, min_rows) for ranker in (a, b))
+    for (part, first, added), (_, second, _) in zip(*parts, strict=True):
+        difference = first.measure(bootstrap) - second.measure(bootstrap)
+        said = {**first.protocol(bootstrap), "difference": "paired", **added, **(protocol or {})}
         results += difference.results(" - ".join(names), protocol=said, seed=seed, group=part)
     return Report(results, gather_provenance(data))
 
 
-@dataclass(frozen=True, eq=False)
-class _Grouped:
-    """Values within groups, and where to read the multiplicity of a group: at one of its rows."""
-
-    column: str
-    code: Ints  # (n,)
-    auc: GroupAUC
-    auc_row: Ints
-    average_precision: Floats
-    average_precision_row: Ints
-    without_positives: int
-
-    METRICS = ("group_auc", "group_auc[positives]", "group_auc[impressions]", "map")
-
-    @classmethod
-    def of(cls, label: Floats, probability: Floats, groups: "pd.Series[Any]") -> "_Grouped":
-        code = pd.factorize(groups)[0].astype(np.int64)
-        row = np.zeros(int(code.max()) + 1, dtype=np.int64)
-        row[code] = np.arange(len(code))
-        auc = group_auc(label, probability, code)
-        lists = Rankings.from_scores(label, probability, code)
-        values = average_precision_at_k(lists)
-        return cls(str(groups.name), code, auc, row[auc.groups], values, row[lists.queries], lists.skipped)
-
-    def __call__(self, multiplicity: Floats) -> list[float]:
-        times = multiplicity[self.auc_row]
-        means = [
-            _average(self.auc.values, times * self.auc.weights(by)) for by in ("uniform", "positives", "impressions")
-        ]
-        return [*means, _average(self.average_precision, multiplicity[self.average_precision_row])]
-
-    def counts(self) -> list[int]:
-        return [len(self.auc.values)] * 3 + [len(self.average_precision)]
+def _results(
+    part: tuple[str | None, Scored, Mapping[str, Any]],
+    name: str,
+    protocol: Mapping[str, Any],
+    seed: int | None,
+    bootstrap: int,
+) -> list[Result]:
+    group, scored, added = part
+    said = {**scored.protocol(bootstrap), **added, **protocol}
+    results = scored.measure(bootstrap).results(name, protocol=said, seed=seed, group=group)
+    if scored.probability is not None:
+        error, n = scored.calibration_error(), len(scored.label)
+        results.append(Result(name, f"ece[{BINS}]", error, n=n, seed=seed, group=group, protocol=said))
+    return results
 
 
-@dataclass(frozen=True, eq=False)
-class _Scored:
-    """Predictions for one label; calling it gives all metrics under the multiplicities of rows."""
-
-    label: Floats  # (n,)
-    probability: Floats
-    weight: Floats
-    loss: Floats
-    order: ScoreOrder
-    groups: _Grouped | None
-
-    METRICS = ("rce", "ne", "log_loss", "auc", "pr_auc", "calibration")
-
-    @classmethod
-    def of(cls, label: Floats, probability: Floats, weight: Floats, groups: "pd.Series[Any] | None") -> "_Scored":
-        # Rows and groups keep the order of the frame, so that a resample is the same one for every ranker.
-        grouped = None if groups is None else _Grouped.of(label, probability, groups)
-        loss, order = cross_entropy(label, probability), ScoreOrder.of(label, probability)
-        return cls(label, probability, weight, loss, order, grouped)
-
-    def __call__(self, multiplicity: Floats) -> Floats:
-        w = self.weight * multiplicity
-        loss, share, predicted = (_average(x, w) for x in (self.loss, self.label, self.probability))
-        roc_auc, pr_auc = self.order.areas(w)
-        prior = float(-xlogy(share, share) - xlogy(1.0 - share, 1.0 - share))
-        ne = loss / prior if 0.0 < share < 1.0 else float("nan")
-        calibration = predicted / share if share > 0.0 else float("nan")
-        pooled = [100.0 * (1.0 - ne), ne, loss, roc_auc, pr_auc, calibration]
-        return np.array(pooled + (self.groups(multiplicity) if self.groups else []))
-
-    def measure(self, samples: int) -> Measured:
-        n = len(self.label)
-        metrics, counts, code = list(self.METRICS), [n] * len(self.METRICS), None
-        if self.groups:
-            metrics, counts, code = [*metrics, *self.groups.METRICS], counts + self.groups.counts(), self.groups.code
-        return measure(self, n, metrics=metrics, counts=counts, samples=samples, groups=code)
-
-    def protocol(self, samples: int) -> dict[str, Any]:
-        said: dict[str, Any] = {
-            "prior": _average(self.label, self.weight),
-            "reference": "prior of the evaluated rows",
-            "weight": "none" if (self.weight == 1.0).all() else "by column",
-            "ties": "half in AUC, one threshold in PR-AUC, expected value in MAP",
-            "interval": said_of_intervals("groups" if self.groups else "rows", samples),
-        }
-        if self.groups:
-            said["group"] = self.groups.column
-            said["groups_without_both_classes"] = self.groups.auc.skipped
-            said["groups_without_positives"] = self.groups.without_positives
-        return said
-
-
-def _score(ranker: Ranker, frame: pd.DataFrame, group: str | None) -> dict[str, _Scored]:
-    """Predict once, and score each label column."""
-    label = ranker.features.label
-    labels = [label] if isinstance(label, str) else list(label or ())
-    if not labels:
-        raise ConfigError("the ranker's features name no label: there is nothing to evaluate against")
-    if group is None and getattr(ranker.features, "group", None) in frame.columns:
-        group = ranker.features.group
-    as_pairs(frame, "the frame", [*labels, *([group] if group else [])])
-    if not len(frame):
-        raise DataError("the frame has no rows: there is nothing to evaluate")
-    predicted = np.asarray(ranker.predict(frame), dtype=np.float64)
-    columns = predicted[:, None] if predicted.ndim == 1 else predicted
-    if columns.shape != (len(frame), len(labels)):
-        raise DataError(f"predict gave the shape {predicted.shape} for {len(frame)} rows and the labels {labels}")
-    weight = _weight(ranker, frame)
-    return {
-        label: _Scored.of(
-            as_labels(frame[label]),
-            as_predictions(probability, len(frame), logits=False),
-            weight,
-            frame[group] if group else None,
-        )
-        for label, probability in zip(labels, columns.T, strict=True)
-    }
-
-
-def _weight(ranker: Ranker, frame: pd.DataFrame) -> Floats:
-    column = getattr(ranker.features, "weight", None)
-    weight = as_weight(frame[column] if column in frame.columns else None, len(frame))
-    if not weight.sum() > 0.0:
-        raise DataError(f"the weights in column {column!r} sum to 0")
-    return weight
-
-
-def _average(values: Floats, weight: Floats) -> float:
-    total = weight.sum()
-    return float(np.einsum("i,i", values, weight) / total) if total > 0.0 else float("nan")
+def _parts(
+    ranker: Ranker, frame: pd.DataFrame, group: str | None, segments: str | Sequence[str], min_rows: int
+) -> Iterator[tuple[str | None, Scored, dict[str, Any]]]:
+    """Predict once, and score each label column and segment."""
+    spec = ranker.features
+    if group is None and getattr(spec, "group", None) in frame.columns:
+        group = spec.group
+    check_rows(frame, spec.label, group)  # before the work of predicting
+    return score(
+        frame,
+        ranker.predict(frame),
+        label=spec.label,
+        group=group,
+        weight=getattr(spec, "weight", None),
+        segments=(segments,) if isinstance(segments, str) else tuple(segments),
+        min_rows=min_rows,
+    )

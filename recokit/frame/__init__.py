@@ -9,17 +9,20 @@ Ids are int64 or strings and never null: an empty cell must not turn a column of
 
 __all__ = [
     "Filtered",
+    "SampledNegatives",
     "check_candidates",
     "check_pairs",
     "drop_cold",
     "drop_seen",
     "missing_column",
     "read_frame",
+    "sample_negatives",
     "split_by_time",
     "split_per_user",
     "split_random",
 ]
 
 from recokit.frame.columns import check_candidates, check_pairs, missing_column
+from recokit.frame.negatives import SampledNegatives, sample_negatives
 from recokit.frame.reading import read_frame
 from recokit.frame.splits import Filtered, drop_cold, drop_seen, split_by_time, split_per_user, split_random

@@ -6,15 +6,13 @@ Shapes: B batch, F features besides the dense ones, T labels, dim the common dim
 __all__ = ["DLRM"]
 
 from collections.abc import Sequence
-from itertools import pairwise
-from operator import index
 
 import torch
 from torch import Tensor, nn
 
-from recokit.errors import ConfigError
 from recokit.features import Batch, FeatureSpec
 from recokit.rankers.base import Ranker, seeded
+from recokit.rankers.blocks import mlp, plain_sizes, relu_layers
 from recokit.rankers.encoder import Encoder
 
 
@@ -44,30 +42,23 @@ class DLRM(Ranker):
         top: Sequence[int] = (64, 32),
         seed: int = 0,
     ) -> None:
-        try:  # NumPy's integers too, as the plain ones that a checkpoint holds
-            dim, seed, bottom, top = index(dim), index(seed), tuple(map(index, bottom)), tuple(map(index, top))
-        except TypeError as error:
-            raise ConfigError(
-                f"dim={dim!r} and seed={seed!r} have to be integers, bottom={bottom!r} and top={top!r} lists of them"
-            ) from error
-        if min(dim, *bottom, *top) < 1:
-            raise ConfigError(f"layers of dim={dim}, bottom={bottom}, top={top}: every size is at least 1")
-        super().__init__(features, {"dim": dim, "bottom": list(bottom), "top": list(top), "seed": seed})
-        with seeded(seed):
+        settings = plain_sizes({"dim": dim}, {"bottom": bottom, "top": top}, seed)
+        super().__init__(features, settings)
+        dim, bottom, top = settings["dim"], settings["bottom"], settings["top"]
+        with seeded(settings["seed"]):
             self.encoder = Encoder(features, dim)
-            self.bottom = _relu_layers(features.dense_width, *bottom, dim) if features.dense else _Constant(dim)
+            width = features.dense_width
+            self.bottom = relu_layers(width, *bottom, dim) if width else _Constant(dim)
             pairs = torch.triu_indices(len(self.encoder.names) + 1, len(self.encoder.names) + 1, offset=1)
             self.register_buffer("pairs", pairs, persistent=False)  # (2, (F + 1) * F / 2)
-            sizes = (dim + pairs.shape[1], *top)
-            self.top = nn.Sequential(_relu_layers(*sizes), nn.Linear(sizes[-1], len(features.labels), bias=False))
+            self.top = mlp(dim + pairs.shape[1], *top, len(features.labels))
 
     def forward(self, batch: Batch[Tensor]) -> Tensor:
         """Return the logits (B,) of the label, or (B, T) of several."""
         first = self.bottom(batch.dense)  # (B, dim)
         vectors = torch.cat([first.unsqueeze(1), self.encoder(batch)], dim=1)  # (B, F + 1, dim)
         dots = torch.bmm(vectors, vectors.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]  # (B, pairs)
-        logits: Tensor = self.top(torch.cat([first, dots], dim=1)) + self.bias  # (B, T)
-        return logits.squeeze(1) if len(self.bias) == 1 else logits
+        return self.with_bias(self.top(torch.cat([first, dots], dim=1)))
 
 
 class _Constant(nn.Module):
@@ -77,8 +68,3 @@ class _Constant(nn.Module):
 
     def forward(self, dense: Tensor) -> Tensor:  # (B, 0) -> (B, dim)
         return self.vector.expand(len(dense), -1)
-
-
-def _relu_layers(*sizes: int) -> nn.Sequential:
-    layers = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
-    return nn.Sequential(*layers)

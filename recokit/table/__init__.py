@@ -4,10 +4,12 @@ __all__ = [
     "Comparator",
     "EmbeddingStore",
     "EmbeddingTable",
+    "FeatureTable",
     "IdType",
     "Ids",
     "Mixture",
     "Operator",
+    "PQTable",
     "RelationParameters",
     "TableEntry",
     "TableLike",
@@ -17,11 +19,13 @@ __all__ = [
     "load_table",
     "num_parameters",
     "open_version",
+    "vectors_or_mixture",
     "write_version",
 ]
 
+from recokit.table.codes import PQTable
 from recokit.table.ids import Ids, IdType, id_array
-from recokit.table.mixtures import Mixture, as_vectors, load_table
+from recokit.table.mixtures import FeatureTable, Mixture, as_vectors, load_table, vectors_or_mixture
 from recokit.table.relations import Operator, RelationParameters, num_parameters
 from recokit.table.store import EmbeddingStore
 from recokit.table.vectors import Comparator, EmbeddingTable

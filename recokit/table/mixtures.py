@@ -12,18 +12,20 @@ clusters: both are weighted rows of a table.
 Shapes: N entities, C components of an entity, D dimension, B batch.
 """
 
-__all__ = ["Mixture", "as_vectors", "load_table"]
+__all__ = ["FeatureTable", "Mixture", "as_vectors", "load_table", "vectors_or_mixture"]
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recokit.errors import ConfigError, DataError, FormatError, VersionError
+from recokit.table.codes import FORMAT as CODES_FORMAT
+from recokit.table.codes import PQTable, joined_digests
 from recokit.table.folder import (
     check_files,
     check_name,
@@ -34,6 +36,7 @@ from recokit.table.folder import (
     local_folder,
     manifest_value,
     new_folder,
+    npy_digest,
     read_json,
     read_manifest,
     write_json,
@@ -85,6 +88,7 @@ class Mixture(WithIds):
     path: Path | None
     _column: IdColumn
     _called: ClassVar[str] = "mixture"
+    _fingerprint: str | None = None
 
     @property
     def kind(self) -> Literal["mixture"]:
@@ -105,6 +109,13 @@ class Mixture(WithIds):
     def comparator(self) -> Comparator:
         """What makes a score of a component and another vector."""
         return self.components.comparator
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the digests of rows, weights and the components' vectors, in hexadecimal."""
+        if self._fingerprint is not None:
+            return self._fingerprint
+        return joined_digests(npy_digest(self.component_rows), npy_digest(self.weights), self.components.fingerprint)
 
     def __repr__(self) -> str:
         return (
@@ -341,6 +352,9 @@ class Mixture(WithIds):
             meta=value("meta", dict),
             path=folder,
             _column=IdColumn.stored(folder, files, shape[0]),
+            _fingerprint=joined_digests(
+                files["rows.npy"]["sha256"], files["weights.npy"]["sha256"], components.fingerprint
+            ),
         )
 
     def save(self, path: str | Path) -> Path:
@@ -377,26 +391,39 @@ class Mixture(WithIds):
         return target
 
 
-def as_vectors(table: EmbeddingTable | Mixture, what: str) -> EmbeddingTable:
+FeatureTable: TypeAlias = EmbeddingTable | PQTable | Mixture
+
+
+def as_vectors(table: FeatureTable, what: str) -> EmbeddingTable:
     """Return a table if it holds one vector for each id; ``what`` it is wanted for says the ConfigError otherwise."""
+    table = vectors_or_mixture(table, what)
     if isinstance(table, Mixture):
         raise ConfigError(f"{what}: {table!r} is a mixture, expected a table of vectors, such as its components")
     return table
 
 
-def load_table(path: str | Path, *, verify: bool = False) -> EmbeddingTable | Mixture:
-    """Open a table's folder, of vectors or of mixtures, as its ``table.json`` says.
+def vectors_or_mixture(table: FeatureTable, what: str) -> EmbeddingTable | Mixture:
+    """Return a table if it holds vectors, not codes; ``what`` it is wanted for says the ConfigError otherwise."""
+    if isinstance(table, PQTable):
+        raise ConfigError(f"{what}: {table!r} holds codes, expected vectors, such as those that they were made of")
+    return table
+
+
+def load_table(path: str | Path, *, verify: bool = False) -> FeatureTable:
+    """Open a table's folder, of vectors, codes or mixtures, as its ``table.json`` says.
 
     Raises:
         FormatError: The folder is no table, damaged, or of a format that this release does not read.
-        ChecksumError: With ``verify``, a file's bytes have changed.
+        ChecksumError: With ``verify``, a file's bytes have changed; without, the codebook of codes.
     """
     try:
         content = read_json(local_folder(path) / _MANIFEST)
     except (OSError, FormatError):
         content = None  # what is wrong with it is for the reader of tables to say
-    mixed = isinstance(content, dict) and content.get("format") == FORMAT
-    return Mixture.load(path, verify=verify) if mixed else EmbeddingTable.load(path, verify=verify)
+    found = content.get("format") if isinstance(content, dict) else None
+    if found == FORMAT:
+        return Mixture.load(path, verify=verify)
+    return PQTable.load(path, verify=verify) if found == CODES_FORMAT else EmbeddingTable.load(path, verify=verify)
 
 
 def _checked_rows(rows: NDArray[Any], count: int, components: EmbeddingTable, what: str) -> NDArray[np.int64]:

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recokit.errors import ConfigError, FormatError, VersionError, closest
+from recokit.table.codes import PQTable
 from recokit.table.folder import (
     FileEntry,
     check_files,
@@ -46,7 +47,7 @@ from recokit.table.folder import (
     write_json,
     write_npy,
 )
-from recokit.table.mixtures import Mixture
+from recokit.table.mixtures import FeatureTable, Mixture
 from recokit.table.relations import RelationParameters, Side, read_relations, write_relations
 from recokit.table.vectors import EmbeddingTable
 
@@ -120,6 +121,7 @@ class Version:
     _state_names: tuple[str, ...] = ()
     _opened: dict[str, EmbeddingTable] = field(default_factory=dict, repr=False, compare=False)
     _mixtures: dict[str, Mixture] = field(default_factory=dict, repr=False, compare=False)
+    _codes: dict[str, PQTable] = field(default_factory=dict, repr=False, compare=False)
 
     def table(self, name: str) -> EmbeddingTable:
         """Open the table ``name``, of kind ``"vectors"``, memory-mapped; asked again, the same object."""
@@ -138,10 +140,29 @@ class Version:
             self._mixtures[name] = Mixture.load(entry.path, components=components)
         return self._mixtures[name]
 
-    def open(self, name: str) -> EmbeddingTable | Mixture:
-        """Open the table ``name``, of either kind."""
+    def codes(self, name: str) -> PQTable:
+        """Open the table ``name``, of kind ``"codes"``, memory-mapped; asked again, the same object.
+
+        Raises:
+            VersionError: Its folder holds codes of another version.
+        """
+        entry = self._entry(name, "codes")
+        if name not in self._codes:
+            table = PQTable.load(entry.path)
+            if table.version != self.name:
+                raise VersionError(
+                    f"{entry.path} holds codes of version {table.version!r}, expected those of {self.name!r}"
+                )
+            self._codes[name] = table
+        return self._codes[name]
+
+    def open(self, name: str) -> FeatureTable:
+        """Open the table ``name``, of whichever kind."""
         entry = self.tables.get(name)
-        return self.mixture(name) if entry is not None and entry.kind == "mixture" else self.table(name)
+        kind = "vectors" if entry is None else entry.kind
+        if kind == "mixture":
+            return self.mixture(name)
+        return self.codes(name) if kind == "codes" else self.table(name)
 
     def _entry(self, name: str, kind: str) -> TableEntry:
         if name not in self.tables:

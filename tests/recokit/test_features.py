@@ -1,5 +1,6 @@
 """Frames become arrays: rows, codes, standardised numbers, lists."""
 
+import base64
 import subprocess
 import sys
 
@@ -9,7 +10,9 @@ import pytest
 
 from recokit.errors import ConfigError, DataError
 from recokit.features import Bag, FeatureSpec, Pretrained, take
-from recokit.table import EmbeddingTable
+from recokit.id_hash import hash_ids
+from recokit.overlap import edge_sketch
+from recokit.table import EmbeddingTable, Mixture, PQTable
 
 
 def table(ids, entity: str = "user", dim: int = 2) -> EmbeddingTable:
@@ -222,3 +225,164 @@ def test_two_columns_of_one_name_are_refused(name):
     twice = pd.concat([TRAIN, TRAIN[[name]]], axis=1)
     with pytest.raises(DataError, match=f"2 columns called '{name}'"):
         spec().fit(TRAIN).batch(twice)
+
+
+# --- tables of other kinds, indicators, weights, hashes ---------------------------------------------------------------
+
+
+CODES = PQTable.from_arrays(
+    [20, 30], np.array([[0, 1], [1, 0]], np.uint8), np.ones((2, 2, 1), np.float32), entity="item", version="v1"
+)
+MIXTURE = Mixture.from_rows(["u1", "u9"], np.array([[0, 1], [1, -1]]), components=ITEMS, entity="user")
+
+
+def test_ids_are_looked_up_in_tables_of_every_kind():
+    features = FeatureSpec(
+        [Pretrained("item", CODES), Pretrained("user", MIXTURE, name="tastes")],
+        bags=[Bag("clicks", CODES), Bag("friends", MIXTURE)],
+    )
+    batch = features.batch(TRAIN.assign(friends=[["u9", "u1"], [], ["x"], None]))
+    assert batch.rows["item"].tolist() == [0, -1, 1, -1]
+    assert batch.rows["tastes"].tolist() == [-1, -1, 0, -1]
+    assert batch.bags["clicks"][0].tolist() == [0, -1, -1, 0, 0]
+    assert [part.tolist() for part in batch.bags["friends"]] == [[1, 0, -1], [0, 2, 2, 3, 3]]
+    assert features.tables == (CODES, MIXTURE)
+    assert features.coverage(TRAIN) == {"item": 2 / 4, "tastes": 1 / 4}
+
+
+def test_an_indicator_says_which_ids_are_known():
+    features = spec(
+        pretrained=[
+            Pretrained("user", USERS, unknown="indicator"),
+            Pretrained("item", CODES, name="i", unknown="indicator"),
+        ],
+        missing="indicator",
+    ).fit(TRAIN)
+    assert features.dense_names == (
+        *("age", "score", "age is missing", "score is missing"),
+        *("user is known", "i is known"),
+    )
+    assert features.dense_width == 6
+    assert features.batch(TRAIN).dense[:, 4:].tolist() == [[1, 1], [0, 0], [1, 1], [0, 0]]
+    alone = FeatureSpec([Pretrained("user", USERS, unknown="indicator")])
+    assert alone.batch(TRAIN).dense.tolist() == [[1], [0], [1], [0]]
+
+
+def test_values_of_a_bag_may_weigh_differently():
+    rows = TRAIN.assign(recency=[[0.5, 2], [1], [], [0, 3.5]])
+    features = FeatureSpec(bags=[Bag("clicks", ITEMS, weights="recency"), Bag("genres", ["war"])])
+    batch = features.batch(rows)
+    assert {name: weights.tolist() for name, weights in batch.bag_weights.items()} == {"clicks": [0.5, 2, 1, 0, 3.5]}
+    assert batch.bag_weights["clicks"].dtype == np.float32
+    positions = np.random.default_rng(0).integers(0, 4, 30)
+    taken, expected = take(batch, positions), features.batch(rows.iloc[positions])
+    np.testing.assert_array_equal(taken.bag_weights["clicks"], expected.bag_weights["clicks"])
+    np.testing.assert_array_equal(taken.bags["genres"][0], expected.bags["genres"][0])
+    integers = features.batch(TRAIN.assign(recency=[[1, 2], [3], None, [4, 5]]))
+    assert integers.bag_weights["clicks"].tolist() == [1, 2, 3, 4, 5]
+    assert features.batch(rows.iloc[2:3]).bag_weights["clicks"].tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([[1, 2], [1, 1], [], [1, 2]], "column 'recency' has 2 weights in row 1, column 'clicks' 1 values"),
+        ([[1, 2], [1], [], [1, -2]], "weight 'recency' has 1 values that are negative or not finite, such as -2"),
+        ([[1, 2], [np.nan], [], [1, 2]], "weight 'recency' has 1 values .* such as nan"),
+        ([["a", "b"], ["a"], [], ["a", "b"]], "column 'recency' holds lists of string, expected lists of numbers"),
+        ([1.0, 1.0, 1.0, 1.0], "column 'recency' holds double"),
+    ],
+)
+def test_weights_that_do_not_fit_their_values_are_refused(weights, message):
+    features = FeatureSpec(bags=[Bag("clicks", ITEMS, weights="recency")])
+    with pytest.raises(DataError, match=message):
+        features.batch(TRAIN.assign(recency=weights))
+
+
+def test_hashed_ids_need_no_vocabulary_and_never_change():
+    features = FeatureSpec(hashed=["item", "user"], label="clicked")
+    assert features.statistics is not None
+    hashed = features.batch(TRAIN).hashed
+    # splitmix64 of 20, 10, 30, and of the FNV-1a of "u3", "nobody", "u1", without the lowest bit; -1 where missing
+    assert hashed["item"].tolist() == [_splitmix64(20) >> 1, _splitmix64(10) >> 1, _splitmix64(30) >> 1, -1]
+    assert hashed["user"].tolist() == [*(_splitmix64(_fnv1a(name)) >> 1 for name in ("u3", "nobody", "u1")), -1]
+    assert take(features.batch(TRAIN), np.array([1, 1])).hashed["item"].tolist() == [hashed["item"][1]] * 2
+
+
+def _splitmix64(x: int) -> int:
+    x = (x + 0x9E3779B97F4A7C15) % 2**64
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
+    return x ^ (x >> 31)
+
+
+def _fnv1a(text: str) -> int:
+    x = 0xCBF29CE484222325
+    for byte in text.encode():
+        x = ((x ^ byte) * 0x100000001B3) % 2**64
+    return x
+
+
+def test_ids_hash_as_the_sketches_of_edges_hash_them():
+    """Of one edge: the sketch keeps splitmix64(hash(source) + golden * hash(target))."""
+    for source, target in ((3, "a"), ("ü", 2**62)):
+        edge = (int(hash_ids([source])[0]) + 0x9E3779B97F4A7C15 * int(hash_ids([target])[0])) % 2**64
+        kept = np.frombuffer(base64.b64decode(edge_sketch([source], [target])["hashes"]), "<u8")
+        assert kept.tolist() == [_splitmix64(edge)]
+
+
+def test_reprs_stay_short():
+    features = spec(
+        pretrained=[Pretrained("user", MIXTURE, name="t", pooling="max", target="item"), Pretrained("item", ITEMS)],
+        categorical={"country": ["DE", "FR"], "item": list(range(1000))},
+        bags=[Bag("clicks", CODES, weights="w"), Bag("genres", [str(i) for i in range(1000)], pooling="sum")],
+        hashed=["ip"],
+        weight=None,
+    )
+    assert repr(features) == (
+        "FeatureSpec(pretrained=[Pretrained('user', <mixture 'user' of 'v1': 2 x 2>, name='t', pooling='max', "
+        "target='item'), Pretrained('item', <vectors 'item' of 'v1': 2 x 2>)], dense=['age', 'score'], "
+        "categorical={'country': ['DE', 'FR'], 'item': <1000 values>}, bags=[Bag('clicks', <codes 'item' of 'v1': "
+        "2 x 2>, weights='w'), Bag('genres', <1000 values>, pooling='sum')], hashed=['ip'], label='clicked', "
+        "group='session', not fitted)"
+    )
+    assert len(repr(spec().fit(TRAIN).statistics)) < 300
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"table": "users"}, "table of feature 'user' is a str, expected an EmbeddingTable, a PQTable or a Mixture"),
+        ({"table": USERS, "pooling": "max"}, "has pooling='max'.*which are for mixtures"),
+        ({"table": CODES, "target": "item"}, "target='item'.*which are for mixtures"),
+        ({"table": MIXTURE, "usage": "init"}, "several vectors for each id"),
+        ({"table": MIXTURE, "pooling": "max"}, "the other poolings need one"),
+        ({"table": MIXTURE, "target": "item"}, "'mean' takes no target"),
+        ({"table": MIXTURE, "pooling": "softmax"}, "pooling of 'user' is 'softmax'; did you mean 'smoothmax'"),
+        ({"table": MIXTURE, "pooling": "max", "target": "x", "temperature": 0}, "temperature=0, expected more than 0"),
+    ],
+)
+def test_pretrained_features_that_contradict_themselves_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Pretrained("user", **settings)
+
+
+def test_features_that_do_not_fit_each_other_are_refused():
+    def with_target(target: str, *others: Pretrained) -> FeatureSpec:
+        return FeatureSpec([Pretrained("user", MIXTURE, pooling="max", target=target), *others])
+
+    with pytest.raises(ConfigError, match=r"target of 'user' is 'items', which is no pretrained feature.*'item'"):
+        with_target("items", Pretrained("item", ITEMS))
+    with pytest.raises(ConfigError, match="one vector of dim 2 for each id"):
+        with_target("item", Pretrained("item", table([10], "item", dim=3)))
+    with pytest.raises(ConfigError, match=r"target of 'user' is 'user'.*one vector of dim 2"):
+        with_target("user")
+    with pytest.raises(ConfigError, match="'ip' is one name"):
+        FeatureSpec(hashed="ip")
+    with pytest.raises(ConfigError, match="two features are called 'ip'"):
+        FeatureSpec(hashed=["ip"], categorical={"ip": 3})
+    with pytest.raises(ConfigError, match="'ip' is a label and a feature"):
+        FeatureSpec(hashed=["ip"], label="ip")
+    with pytest.raises(ConfigError, match="'w' is a label and a feature"):
+        FeatureSpec(bags=[Bag("clicks", ITEMS, weights="w")], label="w")
+    FeatureSpec([Pretrained("item", ITEMS, usage="sum")], hashed=["item"])  # a trainable vector to be added to

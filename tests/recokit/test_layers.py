@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from recokit.errors import ConfigError, DataError
-from recokit.layers import FrozenEmbedding, Projection, TunedEmbedding, pool, unit_scale
-from recokit.table import EmbeddingTable
+from recokit.layers import FrozenEmbedding, Projection, TunedEmbedding, frozen_embedding, unit_scale
+from recokit.table import EmbeddingTable, Mixture, PQTable
 
 
 def table(vectors: np.ndarray) -> EmbeddingTable:
@@ -64,6 +64,22 @@ def test_float16_stays_float16_and_comes_out_as_float32():
     assert found.tolist() == vectors.astype(np.float32).tolist()
 
 
+def test_float16_holds_a_float32_table_in_half_the_memory(saved):
+    layer = FrozenEmbedding(saved, dtype="float16")
+    assert layer.vectors.nbytes * 2 == saved.vectors.nbytes
+    found = layer(torch.tensor([7, -1]))
+    assert found.dtype == torch.float32
+    np.testing.assert_array_equal(found[0].numpy(), saved.vectors[7].astype(np.float16).astype(np.float32))
+    assert found[1].tolist() == [0.0] * 8
+    with pytest.raises(ConfigError, match="dtype='float64'"):
+        FrozenEmbedding(saved, dtype="float64")
+
+
+def test_layers_of_one_table_share_its_memory(saved):
+    zeros, learned = FrozenEmbedding(saved), FrozenEmbedding(saved, unknown="learned")
+    assert zeros.vectors.data_ptr() == learned.vectors.data_ptr()
+
+
 def test_a_learned_unknown_starts_from_zeros_and_is_all_that_trains(saved):
     layer = FrozenEmbedding(saved, unknown="learned")
     rows = torch.tensor([-1, 4, -1])
@@ -85,21 +101,6 @@ def test_a_tuned_embedding_starts_from_the_table_and_trains(saved):
     assert saved.vectors[5].tolist() != layer.vectors[5].tolist()
 
 
-@pytest.mark.parametrize("pooling", ["mean", "sum"])
-def test_pooling_equals_a_loop_over_lists(pooling):
-    generator = np.random.default_rng(1)
-    lengths = generator.integers(0, 5, 40)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    vectors, known = generator.standard_normal((offsets[-1], 3)), generator.random(offsets[-1]) < 0.7
-    expected = np.zeros((40, 3))
-    for row in range(40):
-        part = vectors[offsets[row] : offsets[row + 1]][known[offsets[row] : offsets[row + 1]]]
-        if len(part):
-            expected[row] = part.sum(axis=0) if pooling == "sum" else part.mean(axis=0)
-    pooled = pool(torch.from_numpy(vectors), torch.from_numpy(known), torch.from_numpy(offsets), pooling)
-    np.testing.assert_allclose(pooled.numpy(), expected, rtol=1e-12, atol=1e-12)
-
-
 def test_vectors_of_any_scale_are_projected_at_the_scale_of_one():
     tiny = table(np.full((30, 4), 1e-3, dtype=np.float32))
     assert unit_scale(tiny) == pytest.approx(1000)
@@ -110,16 +111,29 @@ def test_vectors_of_any_scale_are_projected_at_the_scale_of_one():
     assert layer(torch.zeros(1, 4)).tolist() == [[0.0, 0.0]]
 
 
-def test_compiles_without_graph_breaks(saved):
-    def score(rows, offsets):
-        vectors = layer(rows)
-        return vectors, pool(vectors, layer.known(rows), offsets, "mean")
+def test_the_scale_of_codes_and_of_mixtures_is_that_of_their_vectors():
+    vectors = np.random.default_rng(2).standard_normal((30, 4)).astype(np.float32)
+    codes = np.arange(30, dtype=np.uint8)[:, None]
+    quantized = PQTable.from_arrays(np.arange(30), codes, vectors[None], entity="item", version="v1")
+    mixture = Mixture.from_rows(["u"], np.array([[3, -1]]), components=table(vectors), entity="user")
+    expected = 1 / np.sqrt(np.mean(vectors.astype(np.float64) ** 2))
+    assert unit_scale(quantized) == pytest.approx(expected)
+    assert unit_scale(mixture) == pytest.approx(expected)
 
-    layer = FrozenEmbedding(saved, unknown="learned")
-    inputs = torch.tensor([4, -1, 4]), torch.tensor([0, 2, 3])
-    compiled = torch.compile(score, fullgraph=True, backend="aot_eager")
-    for ours, theirs in zip(compiled(*inputs), score(*inputs), strict=True):
-        torch.testing.assert_close(ours, theirs)
+
+def test_a_table_of_any_kind_has_its_layer():
+    vectors = np.array([[4.0, 0.0], [0.0, 2.0]], dtype=np.float32)
+    codes = np.array([[0], [1]], dtype=np.uint8)
+    quantized = PQTable.from_arrays([7, 8], codes, vectors[None], entity="item", version="v1")
+    mixture = Mixture.from_rows(["u"], np.array([[0, 1]]), components=table(vectors), entity="user")
+    rows = torch.tensor([0, -1])
+    assert frozen_embedding(table(vectors))(rows).tolist() == [[4.0, 0.0], [0.0, 0.0]]
+    assert frozen_embedding(quantized)(rows).tolist() == [[4.0, 0.0], [0.0, 0.0]]
+    assert frozen_embedding(mixture)(rows).tolist() == [[2.0, 1.0], [0.0, 0.0]]
+    best = frozen_embedding(mixture, pooling="max", unknown="learned")
+    assert best(rows, torch.tensor([[0.0, 1.0], [0.0, 1.0]])).tolist() == [[0.0, 2.0], [0.0, 0.0]]
+    with pytest.raises(ConfigError, match="pooling='max' of EmbeddingTable"):
+        frozen_embedding(table(vectors), pooling="max")
 
 
 def test_refusals(saved):

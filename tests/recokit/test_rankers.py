@@ -13,7 +13,7 @@ from recokit.features import Bag, FeatureSpec, Pretrained
 from recokit.overlap import edge_sketch
 from recokit.rankers import DLRM, FitConfig, LeakWarning, fit, load_ranker
 from recokit.rankers.base import to_tensors
-from recokit.rankers.training import log_loss
+from recokit.rankers.losses import log_loss
 from recokit.table import EmbeddingStore, EmbeddingTable
 
 CPU = torch.device("cpu")
@@ -374,6 +374,7 @@ def test_a_checkpoint_names_its_tables_and_does_not_swallow_them(planted, checkp
     manifest = json.loads((path / "ranker.json").read_text())
     users = planted.table("user")
     assert manifest["tables"][0] == {
+        "kind": "vectors",
         "entity": "user",
         "version": "v1",
         "fingerprint": users.fingerprint,
@@ -413,7 +414,7 @@ def test_damage_is_told(checkpoint, tmp_path):
     for changes, message in (
         ({"format": "ranker/9"}, "'ranker/9'"),
         ({"kind": "forest"}, "kind 'forest'"),
-        ({"features": {}}, "does not describe a ranker"),
+        ({"features": {}}, "does not describe features"),
         ({"features": manifest["features"] | {"dense": []}}, r"its weights are not those .*bottom"),
         ({"settings": {"dim": 9, "bottom": [64], "top": [64, 32], "seed": 0}}, "expected .*9"),
     ):
@@ -433,7 +434,7 @@ def test_manifests_of_other_types_are_damage(checkpoint):
     manifest = json.loads((path / "ranker.json").read_text())
     for changes, message in (
         ({"kind": ["dlrm"]}, r"kind \['dlrm'\]"),
-        ({"statistics": manifest["statistics"] | {"vocabularies": []}}, "does not describe a ranker"),
+        ({"statistics": manifest["statistics"] | {"vocabularies": []}}, "does not describe features"),
         ({"settings": manifest["settings"] | {"dim": 8.5}}, "does not describe a ranker.*dim=8.5"),
     ):
         (path / "ranker.json").write_text(json.dumps(manifest | changes))
@@ -476,7 +477,7 @@ def test_arguments_in_each_others_places_are_told(planted, split):
         fit(ranker, split[0], FitConfig())
     with pytest.raises(ConfigError, match="config is a DataFrame, expected a FitConfig"):
         fit(ranker, split[0], split[1], split[1])
-    with pytest.raises(ConfigError, match=r"train is a NoneType, expected a DataFrame$"):
+    with pytest.raises(ConfigError, match="train is a NoneType, expected a DataFrame"):
         fit(ranker, None)
 
 

@@ -14,7 +14,6 @@ from recokit import (
     ExactIndex,
     HNSWIndex,
     Mixture,
-    Pretrained,
     RelationParameters,
     inductive_vectors,
     open_version,
@@ -295,8 +294,6 @@ def test_where_vectors_are_expected_a_mixture_is_refused():
     for build in (ExactIndex.build, HNSWIndex.build):
         with pytest.raises(ConfigError, match=f"an index: .* {said}"):
             build(mixture)
-    with pytest.raises(ConfigError, match=f"the feature 'user': .* {said}"):
-        Pretrained("user", mixture)
     relation = RelationParameters("clicks", "user", "item", "identity", np.zeros(0))
     edges = {"clicks": pd.DataFrame({"source": [7], "target": [1]})}
     with pytest.raises(ConfigError, match=f"vectors inferred from 'user': .* {said}"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from recokit.errors import ConfigError, MissingDependencyError
-from recokit.table import EmbeddingTable
+from recokit.table import EmbeddingTable, Mixture, PQTable
 
 with warnings.catch_warnings():
     # fbgemm's own modules import what fbgemm has deprecated.
@@ -30,12 +30,24 @@ def table(count: int, dim: int, entity: str = "item") -> EmbeddingTable:
 
 
 USERS, ITEMS = table(7, 3, "user"), table(9, 5)
+CODES = PQTable.from_arrays(
+    np.arange(9),
+    RNG.integers(0, 256, (9, 3), dtype=np.uint8),
+    RNG.standard_normal((3, 256, 2)).astype(np.float32),
+    entity="item",
+    version="v1",
+)
+INTERESTS = Mixture.from_rows(
+    np.arange(7), np.array([[0, 3], [1, -1], [2, 2], [8, 0], [5, 6], [7, 1], [4, -1]]), RNG.random((7, 2)),
+    components=ITEMS, entity="user",
+)  # fmt: skip
 
 
-def jagged(**lists: list[list[int]]) -> "torchrec.KeyedJaggedTensor":
+def jagged(weights: list[float] | None = None, **lists: list[list[int]]) -> "torchrec.KeyedJaggedTensor":
     values = [value for rows in lists.values() for row in rows for value in row]
     lengths = [len(row) for rows in lists.values() for row in rows]
-    return torchrec.KeyedJaggedTensor(list(lists), torch.tensor(values), lengths=torch.tensor(lengths))
+    weights_ = None if weights is None else torch.tensor(weights)
+    return torchrec.KeyedJaggedTensor(list(lists), torch.tensor(values), weights_, lengths=torch.tensor(lengths))
 
 
 FEATURES = {"clicks": [[1, 8, 1], [], [-1, 4], [-1]], "genre": [[0], [1, 2], [], [3]], "user": [[6], [0], [-1], [2]]}
@@ -56,6 +68,32 @@ def test_pooled_vectors_equal_a_loop_over_lists(pooling):
     np.testing.assert_allclose(pooled["clicks"], naive(ITEMS.vectors, FEATURES["clicks"], pooling), rtol=1e-6)
     assert list(collection.parameters()) == []
     assert collection.state_dict() == {}
+
+
+def test_codes_and_mixtures_pool_as_their_vectors_do():
+    collection = FrozenEmbeddingBagCollection({"clicks": CODES, "user": INTERESTS})
+    pooled = collection(jagged(**FEATURES))
+    means = (INTERESTS.weights[..., None] * INTERESTS.vectors_at(np.arange(7))).sum(axis=1)
+    np.testing.assert_allclose(pooled["clicks"], naive(CODES.decode(), FEATURES["clicks"], "mean"), rtol=1e-6)
+    np.testing.assert_allclose(pooled["user"], naive(means, FEATURES["user"], "mean"), rtol=1e-6, atol=1e-7)
+    assert pooled.length_per_key() == [6, 5]
+    assert list(collection.parameters()) == []
+    assert collection.state_dict() == {}
+
+
+def test_a_weighted_list_pools_by_its_weights():
+    features = jagged(weights=[1.0, 3.0, 5.0, 0.0], clicks=[[1, 8, -1], [], [4]])
+    vectors = ITEMS.vectors
+    total = vectors[1] + 3 * vectors[8]
+    found = FrozenEmbeddingBagCollection({"clicks": ITEMS})(features)["clicks"]
+    np.testing.assert_allclose(found, [total / 4, np.zeros(5), np.zeros(5)], rtol=1e-6)
+    found = FrozenEmbeddingBagCollection({"clicks": ITEMS}, pooling="sum")(features)["clicks"]
+    np.testing.assert_allclose(found, [total, np.zeros(5), np.zeros(5)], rtol=1e-6)
+
+
+def test_two_keys_of_one_table_have_one_layer():
+    collection = FrozenEmbeddingBagCollection({"clicks": CODES, "user": CODES})
+    assert collection.embeddings[0] is collection.embeddings[1]
 
 
 def trainable(dim: int = 4) -> "torchrec.EmbeddingBagCollection":
@@ -87,16 +125,25 @@ def test_frozen_and_trainable_tables_stand_side_by_side():
     torch.testing.assert_close(joined.values(), expected)
 
 
-def test_torchrecs_dlrm_trains_on_both():
+def dlrm() -> DLRM:
     torch.manual_seed(0)
-    joined = JoinedEmbeddingBagCollection(trainable(), FrozenEmbeddingBagCollection({"clicks": ITEMS}, dim=4))
-    model = DLRM(joined, dense_in_features=2, dense_arch_layer_sizes=[4], over_arch_layer_sizes=[8, 1])
+    frozen = FrozenEmbeddingBagCollection({"clicks": CODES, "user": INTERESTS}, dim=4)
+    vectors = FrozenEmbeddingBagCollection({"author": ITEMS}, dim=4)
+    joined = JoinedEmbeddingBagCollection(trainable(), frozen, vectors)
+    return DLRM(joined, dense_in_features=2, dense_arch_layer_sizes=[4], over_arch_layer_sizes=[8, 1])
+
+
+BATCH = FEATURES | {"author": [[4], [-1], [0], [3]]}
+
+
+def test_torchrecs_dlrm_trains_on_codes_mixtures_vectors_and_its_own_tables():
+    model = dlrm()
     names = [name for name, _ in model.named_parameters()]
-    assert not any("vectors" in name for name in names)
-    assert any(name.endswith("projections.0.linear.weight") for name in names)
-    features, dense, labels = jagged(**FEATURES), torch.randn(4, 2), torch.tensor([1.0, 0.0, 1.0, 0.0])
+    assert not any(part in name for name in names for part in ("vectors", "codes", "codebook", "weights"))
+    assert sum(name.endswith("linear.weight") and "projections" in name for name in names) == 3
+    features, dense, labels = jagged(**BATCH), torch.randn(4, 2), torch.tensor([1.0, 0.0, 1.0, 0.0])
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    losses, before = [], ITEMS.vectors.copy()
+    losses, before = [], [ITEMS.vectors.copy(), CODES.decode(), INTERESTS.weights.copy()]
     for _ in range(50):
         loss = torch.nn.functional.binary_cross_entropy_with_logits(model(dense, features).squeeze(1), labels)
         optimizer.zero_grad()
@@ -104,13 +151,13 @@ def test_torchrecs_dlrm_trains_on_both():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
-    np.testing.assert_array_equal(ITEMS.vectors, before)
+    for now, then in zip([ITEMS.vectors, CODES.decode(), INTERESTS.weights], before, strict=True):
+        np.testing.assert_array_equal(now, then)
 
 
-def test_torchrecs_symbolic_trace_sees_through_both():
-    joined = JoinedEmbeddingBagCollection(trainable(), FrozenEmbeddingBagCollection({"clicks": ITEMS}, dim=4))
-    model = DLRM(joined, dense_in_features=2, dense_arch_layer_sizes=[4], over_arch_layer_sizes=[8, 1])
-    dense, features = torch.randn(4, 2), jagged(**FEATURES)
+@pytest.mark.parametrize("weights", [None, [0.5 + number for number in range(18)]])
+def test_torchrecs_symbolic_trace_sees_through_all(weights):
+    model, dense, features = dlrm(), torch.randn(4, 2), jagged(weights, **BATCH)
     torch.testing.assert_close(symbolic_trace(model)(dense, features), model(dense, features))
 
 
