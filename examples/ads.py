@@ -20,8 +20,10 @@ negatives   There are clicks alone. Each gets RATIO negatives of the same user: 
 baseline    A DLRM of the eight codes of the profile, of category, brand and price, and of how often ad, category and
             brand were clicked. Clicks are counted in the network's rows, never in those that the ranker is trained on,
             where every positive would count itself.
-rivals      What the same clicks do without pretrained vectors: trainable vectors of users and ads, from the ranker's
-            rows, and from the network's as well; and hand-made features of the user's clicks in the network's rows.
+rivals      What the same clicks do without pretrained vectors: trainable vectors of users and ads ("ids"), from the
+            ranker's rows, and from the network's as well; hand-made features of the user's clicks in the network's rows
+            ("history": how many in the category, in the brand, ItemKNN's cosines); and all of this together. Rows of
+            the network are described by folds, each by the clicks of the others.
 floors      Logistic regressions of one or a few scores, fitted on the validation rows: from the popularity of the
             ad; from that of its category and brand among users of the same group; from co-occurrence (ItemKNN's
             cosine); from the network's cosine alone. All but the last count the network's and the ranker's rows.
@@ -65,7 +67,7 @@ BOOTSTRAP = 200
 LABEL, CLICKS = "clicked", "clicks"
 
 # Chosen on --part validation of seed 0; the grids stand in docs/log.md.
-NETWORK_SHARE = 0.6
+NETWORK_SHARE = 0.8
 CONFIG = TrainConfig(
     dim=64, comparator="cos", loss="softmax", temperature=0.25, uniform_negatives=500, epochs=20,
     schedule="linear", init="spectral", precision="auto",
@@ -74,7 +76,8 @@ WEIGHTS = {"has": 1.0, "is": 0.1}  # of relations, by the first part of their na
 SIDE_NEGATIVES = 200
 DIM = 32
 CO_SCALE = 100.0  # of co-occurrence, before its logarithm: most cosines are small
-FIT = FitConfig(epochs=10, batch_size=1024, evaluate_every=100, patience=5)
+FIT = FitConfig(epochs=10, batch_size=1024, learning_rate=0.003, evaluate_every=50, patience=10)
+IDS_LEARNING_RATE = 0.01  # of rankers with trainable vectors of users and ads
 
 COUNTED = {name: f"{name}_clicks" for name in ("ad", "category", "brand")}
 HISTORY = ("same_category", "same_brand", "co_occurrence")
@@ -117,6 +120,22 @@ def describe(rows: pd.DataFrame, data: taobao.TaobaoAds, counted: pd.DataFrame) 
         known = clicks[clicks[name] != taobao.NO_BRAND] if name == "brand" else clicks
         found[f"same_{name}"] = np.log1p(num_clicks(found, known, ["user", name]))
     return found.assign(co_occurrence=np.log1p(CO_SCALE * co_occurrence(found, counted)))
+
+
+def cross_described(rows: pd.DataFrame, data: taobao.TaobaoAds, parts: Parts) -> pd.DataFrame:
+    """Describe the network's rows in folds of about the size of the ranker's part, each by all clicks of the others.
+
+    So a row of the network is described by as many clicks as one of the ranker, and never by its own. The clicks are
+    folded, and negatives go with theirs.
+    """
+    num_folds = max(2, round(len(parts.network) / len(parts.train)))
+    fold = np.random.default_rng(0).permutation(len(parts.network)) % num_folds
+    of_row = np.repeat(fold, RATIO + 1)
+    found = [
+        describe(rows[of_row == number], data, pd.concat([parts.network[fold != number], parts.train]))
+        for number in range(num_folds)
+    ]
+    return pd.concat(found, ignore_index=True)
 
 
 def log_rate(values: pd.Series, clicked: pd.Series) -> Floats:
@@ -176,7 +195,7 @@ class Task:
         train: The ranker's rows, as ``describe`` has them by the network's clicks.
         valid: Rows for validation, likewise.
         test: The rows to be predicted, likewise.
-        rival: The network's rows, by the ranker's clicks.
+        rival: The network's rows, as ``cross_described`` has them.
         version: The network's vectors.
     """
 
@@ -208,7 +227,7 @@ def make_task(data: taobao.TaobaoAds, negatives: str, seed: int, part: str, fold
         train=described(sampled(parts.train, parts.network, seed=3 * seed + 1)),
         valid=valid,
         test=valid if part == "validation" else described(sampled(parts.test, data.train, seed=0)),
-        rival=describe(sampled(parts.network, parts.train, seed=3 * seed + 2), data, parts.train),
+        rival=cross_described(sampled(parts.network, parts.train, seed=3 * seed + 2), data, parts),
         version=publish(data, parts, seed, folder),
     )
 
@@ -253,6 +272,7 @@ SYSTEMS: Mapping[str, System] = {
     "ids": System(ids=True),
     "ids, network's rows too": System(ids=True, rival=True),
     "history": System(history=True),
+    "ids, history, network's rows too": System(ids=True, history=True, rival=True),
     "U+A+T, ids": System("UAT", ids=True),
     "U+A+T, history": System("UAT", history=True),
 }
@@ -262,6 +282,7 @@ PAIRS = (
     ("U+A+T", "ids"),
     ("U+A+T", "ids, network's rows too"),
     ("U+A+T", "history"),
+    ("U+A+T, history", "ids, history, network's rows too"),
     ("U+A+T, ids", "ids"),
     ("U+A+T, history", "history"),
     ("U+A+T", "floor: all of these"),
@@ -272,10 +293,11 @@ def rank(task: Task, system: System, seed: int) -> Floats:
     """Train a ranker, stopped by the validation rows, and predict the test rows."""
     rows = pd.concat([task.rival, task.train], ignore_index=True) if system.rival else task.train
     ranker = DLRM(system.features(task), dim=DIM, seed=seed)
+    config = replace(FIT, seed=seed, learning_rate=IDS_LEARNING_RATE if system.ids else FIT.learning_rate)
     with warnings.catch_warnings():
         # Most rows have a brand and a category that the network knows the ad to be of. That is no click.
         warnings.filterwarnings("ignore", message=r".*'has_(brand|category)' edges", category=LeakWarning)
-        fit(ranker, rows, task.valid, replace(FIT, seed=seed))
+        fit(ranker, rows, task.valid, config)
     return ranker.predict(task.test)
 
 

@@ -47,13 +47,17 @@ from recokit.pq import compression_sweep, quantize
 from recokit.rankers import DLRM, fit
 from recokit.report import Result, seed_table
 from recokit.table import FeatureTable, PQTable
+from recokit.table.codes import Codec
 
 Floats = NDArray[np.float64]
 Tables = dict[str, FeatureTable]  # by entity type
 
 DIM = 256
 ENTITIES = ("user", "ad")
-SIZES: Mapping[str, tuple[int, ...]] = {"pq": (64, 32, 16, 8), "opq": (32, 16, 8), "additive": (8, 4, 2)}
+Sizes = Mapping[Codec, tuple[int, ...]]  # bytes of a row
+OF_NEIGHBORS: Sizes = {"pq": (128, 64, 32, 16, 8), "opq": (32, 8), "additive": (16, 8, 4, 2)}
+OF_RANKERS: Sizes = {"pq": (64, 32, 16, 8), "opq": (16,), "additive": (8, 4, 2)}
+TRAIN_ROWS = 16_384  # of the rankers' codebooks, since the rotation of opq takes half a minute of all of them
 CONTROL = ("pq", 16)  # whose codes are dealt out to others
 WHOLE, AGAIN, HALF, SHUFFLED, NONE = "float32", "float32, other seed", "float16", "shuffled codes", "no vectors"
 METRICS = ("rce", "auc")
@@ -107,15 +111,16 @@ def vectors(data: taobao.TaobaoAds, clicks: pd.DataFrame, seed: int) -> dict[str
 
 def with_vectors(table: EmbeddingTable, numbers: NDArray[Any]) -> EmbeddingTable:
     """The same ids with other vectors."""
-    named = {"entity": table.entity, "version": table.version}
-    return EmbeddingTable.from_arrays(table.ids, numbers, comparator=table.comparator, **named)
+    return EmbeddingTable.from_arrays(
+        table.ids, numbers, entity=table.entity, version=table.version, comparator=table.comparator
+    )
 
 
 def neighbors(tables: Mapping[str, EmbeddingTable], seed: int) -> list[Result]:
     """Fig. 4a, for every table; the group of a result is the table's entity type."""
     results = []
     for entity, table in tables.items():
-        for at, (codec, sizes) in enumerate(SIZES.items()):
+        for at, (codec, sizes) in enumerate(OF_NEIGHBORS.items()):
             of_codec = compression_sweep(table, sizes, (codec,), seed=seed, references=at == 0)
             results += [replace(row, group=entity) for row in of_codec.results]
     return results
@@ -146,9 +151,12 @@ def settings(tables: dict[str, EmbeddingTable], seed: int) -> Iterator[Setting]:
     yield Setting(AGAIN, dict(tables), 1.0, 4.0 * DIM, other_seed=True)
     halved = {entity: with_vectors(of, of.vectors.astype(np.float16)) for entity, of in tables.items()}
     yield Setting(HALF, dict(halved), 2.0, 2.0 * DIM)
-    for codec, sizes in SIZES.items():
+    for codec, sizes in OF_RANKERS.items():
         for size in sizes:
-            codes = {entity: quantize(of, size, codec=codec, seed=seed) for entity, of in tables.items()}
+            codes = {
+                entity: quantize(of, size, codec=codec, seed=seed, train_rows=TRAIN_ROWS)
+                for entity, of in tables.items()
+            }
             factor = compression(codes)
             yield Setting(f"{codec} {size} bytes", dict(codes), factor, float(size))
             if (codec, size) == CONTROL:
@@ -166,10 +174,9 @@ def compression(codes: Mapping[str, PQTable]) -> float:
 def shuffled(codes: PQTable, seed: int) -> PQTable:
     """The same codes, each with another's id."""
     order = np.random.default_rng(seed).permutation(codes.count)
-    named = {"entity": codes.entity, "version": codes.version}
     return PQTable.from_arrays(
-        codes.ids, codes.codes[order], codes.codebook, codec=codes.codec, comparator=codes.comparator,
-        rotation=codes.rotation, **named,
+        codes.ids, codes.codes[order], codes.codebook, entity=codes.entity, version=codes.version, codec=codes.codec,
+        comparator=codes.comparator, rotation=codes.rotation,
     )  # fmt: skip
 
 
@@ -285,7 +292,7 @@ def tables(report: Report) -> dict[str, list[tuple[str, ...]]]:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Fig. 4a and 4b side by side: a line a codec against the compression factor; bands are what vectors are worth."""
+    """Fig. 4a and 4b side by side: a line a codec against the compression factor; dotted are the controls."""
     from matplotlib.figure import Figure
 
     rows = report.to_frame()
@@ -294,7 +301,7 @@ def plot(report: Report, path: Path) -> None:
     figure = Figure(figsize=(5.5 * len(present), 4.5), layout="constrained")
     for axes, group in zip(figure.subplots(1, len(present), squeeze=False)[0], present, strict=True):
         part, metric = found.loc[group], RECALL if group in ENTITIES else "rce"
-        for codec in SIZES:
+        for codec in OF_RANKERS:
             names = [name for name in part.index.unique(0) if name.startswith(codec) and " - " not in name]
             x, y = (part.loc[[(name, of) for name in names]] for of in ("compression", metric))
             axes.errorbar(

@@ -72,10 +72,10 @@ class Codes:
 
 
 CODES: Mapping[str, Codes] = {
-    **{f"pq, {size} bytes": Codes("pq", size) for size in (256, 128, 64, 32, 16, 8, 4)},
+    **{f"pq, {size} bytes": Codes("pq", size) for size in (256, 128, 64, 32, 16, 8)},
     "pq, 8 bytes of 64 codes": Codes("pq", 8, 64 * 39),
     **{f"opq, {size} bytes": Codes("opq", size) for size in (16, 8)},
-    **{f"additive, {size} bytes": Codes("additive", size) for size in (8, 4)},
+    **{f"additive, {size} bytes": Codes("additive", size) for size in (4,)},
 }
 
 

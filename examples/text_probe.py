@@ -324,8 +324,8 @@ def logistic(task: Task, system: System) -> Floats:
     arrays, labels = {}, {}
     for part in ("train", "valid", "test"):
         batch = spec.batch(task.part(part))
-        vectors = [_vectors(feature.table, batch.rows[feature.key]) for feature in spec.pretrained]
-        arrays[part], labels[part] = np.concatenate([*vectors, batch.dense], axis=1), np.ravel(batch.labels)
+        vectors = [_vectors(task.tables[name], batch.rows[column]) for column, name in system.tables.items()]
+        arrays[part], labels[part] = np.concatenate([*vectors, batch.dense], axis=1), task.part(part)["label"]
     fitted = [
         LogisticRegression(C=penalty, max_iter=1000).fit(arrays["train"], labels["train"]) for penalty in PENALTIES
     ]

@@ -30,6 +30,7 @@ from recokit.table import (
     TableLike,
     Version,
     open_version,
+    vectors_or_mixture,
     write_version,
 )
 from recokit.table.folder import check_name
@@ -242,7 +243,8 @@ def load_exported(version: Version | str | Path, *, network: str | None = None) 
         config = TrainConfig(**recorded["config"])
         relations = {row["name"]: Relation(**row) for row in recorded["relations"]}
         entities = list(dict.fromkeys(end for r in relations.values() for end in (r.source, r.target)))
-        tables = {entity: version.open(_named(entity, suffix)) for entity in entities}
+        opened = {entity: version.open(_named(entity, suffix)) for entity in entities}
+        tables = {entity: vectors_or_mixture(table, "a warm start") for entity, table in opened.items()}
     except (KeyError, TypeError, ConfigError) as error:
         raise FormatError(f"{version.path} was not written by this release's export: {error}") from error
 

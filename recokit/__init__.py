@@ -15,6 +15,7 @@ __all__ = [
     "HNSWIndex",
     "LeakWarning",
     "Mixture",
+    "OnnxRanker",
     "PQTable",
     "Pretrained",
     "RecokitError",
@@ -24,6 +25,7 @@ __all__ = [
     "compare_candidates",
     "compare_rankers",
     "evaluate_candidates",
+    "evaluate_predictions",
     "evaluate_ranker",
     "inductive_vectors",
     "load_index",
@@ -35,11 +37,18 @@ __all__ = [
 
 from recokit.candidates import CandidateGenerator
 from recokit.errors import RecokitError
-from recokit.evaluate import compare_candidates, compare_rankers, evaluate_candidates, evaluate_ranker
+from recokit.evaluate import (
+    compare_candidates,
+    compare_rankers,
+    evaluate_candidates,
+    evaluate_predictions,
+    evaluate_ranker,
+)
 from recokit.features import Bag, FeatureSpec, Pretrained
 from recokit.frame import read_frame
 from recokit.index import ExactIndex, FaissIndex, HNSWIndex, load_index
 from recokit.inductive import inductive_vectors
+from recokit.onnx_ranker import OnnxRanker
 from recokit.overlap import LeakWarning
 from recokit.pq import quantize
 from recokit.report import Report

@@ -239,11 +239,11 @@ def _check_options(
 
 def _opened(version: "Version", name: str) -> "EmbeddingTable | Mixture":
     """Open a table or a mixture of a version by name, or a folder of either that stands elsewhere."""
-    from recokit.table import load_table
+    from recokit.table import load_table, vectors_or_mixture
 
     # A name that is neither is for the version to refuse, which says what there is.
     outside = name not in version.tables and (Path(name) / "table.json").is_file()
-    return load_table(name) if outside else version.open(name)
+    return vectors_or_mixture(load_table(name) if outside else version.open(name), "candidates")
 
 
 def _default_items(

@@ -161,10 +161,10 @@ def neighbors(
     as_json: JsonFlag = False,
 ) -> None:
     """List the nearest entities of some ids, by exact search."""
-    from recokit.table import open_version
+    from recokit.table import open_version, vectors_or_mixture
 
     opened = open_version(path)
-    queries = opened.open(table)
+    queries = vectors_or_mixture(opened.open(table), "neighbors")
     chosen = None
     if relation is not None:
         chosen = find_relation(opened, relation)
@@ -257,11 +257,13 @@ def find_relation(version: "Version", name: str) -> "RelationParameters":
 
 def end_table(version: "Version", relation: str, side: "Side") -> "EmbeddingTable | Mixture":
     """Open the table or mixture of a relation's sources or targets; a ConfigError says which is missing."""
+    from recokit.table import vectors_or_mixture
+
     name = version.table_of(relation, side, kinds=("vectors", "mixture"))
     if name is None:
         entity = getattr(version.relations[relation], side)
         raise ConfigError(f"version {version.name!r} has no table of {entity!r}, the {side} of {relation!r}")
-    return version.open(name)
+    return vectors_or_mixture(version.open(name), f"the {side} of {relation!r}")
 
 
 @contextmanager

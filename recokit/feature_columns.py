@@ -50,14 +50,6 @@ class Vocabulary:
             raise DataError(f"{what} has {self.values.null_count} missing values")
         self._column = IdColumn.of(self.values, what)
 
-    @classmethod
-    def most_frequent(cls, values: pa.Array, size: int) -> "Vocabulary":
-        """Keep the ``size`` most frequent values, most frequent first; of equally frequent ones the smaller first."""
-        counts = pc.value_counts(values.drop_null())
-        table = pa.table({"values": counts.field("values"), "counts": counts.field("counts")})
-        order = [("counts", "descending"), ("values", "ascending")]
-        return cls(table.sort_by(order).column("values").slice(0, size))
-
     def __len__(self) -> int:
         return len(self.values)
 

@@ -119,7 +119,7 @@ class OnnxRanker:
     def _with_tables(self, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Add, where tables are inputs, their rows that a batch asks for, each once, and count those."""
         for name, table in self.given.items():
-            # A feature that starts from a table trained on a copy, which is in the model: its rows are those of the table.
+            # A feature that starts from a table has its own copy in the model, asked for by the rows of the table.
             own = [each for each in self.features.pretrained if each.table is table and each.usage != "init"]
             keys = [f"rows.{each.key}" for each in own]
             keys += [f"bags.{bag.key}.values" for bag in self.features.bags if bag.table is table]

@@ -27,7 +27,8 @@ def script(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     module = importlib.import_module("compression")
     monkeypatch.setattr(module, "DIM", 8)
-    monkeypatch.setattr(module, "SIZES", {"pq": (4, 1), "additive": (2,)})
+    for name in ("OF_NEIGHBORS", "OF_RANKERS"):
+        monkeypatch.setattr(module, name, {"pq": (4, 1), "additive": (2,)})
     monkeypatch.setattr(module, "CONTROL", ("pq", 4))
     monkeypatch.setattr(module, "BOOTSTRAP", 20)
     network = replace(module.ads.CONFIG, epochs=20, batch_size=128, uniform_negatives=50, learning_rate=0.3)

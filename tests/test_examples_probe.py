@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from scipy.special import logit
 
+from recokit.metrics import bootstrap_statistic, pr_auc
 from recokit.report import Report
 
 pytest.importorskip("torch")
@@ -46,7 +47,8 @@ def small(script, monkeypatch):
         replace(script.COLLECTIONS[2], prior=(0.3,) * 4, turned=frozenset({0, 2})),
     )
     settings = {
-        "PRIOR": prior, "COLLECTIONS": collections, "AUTHORS": 600, "TEXTS": 3000, "SIZES": (32, 64), "PENALTIES": (0.01, 0.1), "BOOTSTRAP": 20,
+        "PRIOR": prior, "COLLECTIONS": collections, "AUTHORS": 600, "TEXTS": 3000, "SIZES": (32, 64),
+        "PENALTIES": (0.01, 0.1), "BOOTSTRAP": 20,
         "FOLLOWS": replace(script.FOLLOWS, dim=8, epochs=10, batch_size=256, uniform_negatives=50, learning_rate=0.3),
         "PROBE": replace(script.PROBE, learning_rate=0.02, batch_size=256),
         "MULTIPLIED": replace(script.MULTIPLIED, epochs=2),
@@ -153,12 +155,12 @@ def test_new_authors_have_no_text_in_training(script):
 
 
 def test_floors_by_hand(script):
-    """Of three authors the first follows the second and is followed back; the third is followed by the first."""
+    """The first of four authors and the second follow each other, the first follows the third, that one the fourth."""
     rows = pd.DataFrame(
         [(0, 1, "train"), (0, 0, "train"), (1, 1, "train"), (1, 1, "test"), (2, 0, "valid"), (3, 0, "train")],
         columns=["author", "label", "part"],
     )
-    follows = pd.DataFrame([(0, 1), (1, 0), (0, 2)], columns=["source", "target"])
+    follows = pd.DataFrame([(0, 1), (1, 0), (0, 2), (2, 3)], columns=["source", "target"])
     found = script.with_floors(rows, follows)
     prior, weight = 2 / 4, script.SMOOTHING
 
@@ -171,11 +173,11 @@ def test_floors_by_hand(script):
         [odds(*of) for of in ((0, 1), (1, 1), (0, 0), (1, 1), (0, 0), (0, 0))]
     )
     assert np.expm1(found["own_texts"]).tolist() == pytest.approx([1, 1, 0, 1, 0, 0])
-    # Around 0 is 1 (once, though both follow) and 2, who has no training text; around 1 and 2 is 0; around 3 nobody.
-    around = [(1, 1), (1, 1), (1, 2), (1, 2), (1, 2), (0, 0)]
+    # Around 0 is 1 (once, though both follow) and 2, who has no training text, as around 3; around 2 are 0 and 3.
+    around = [(1, 1), (1, 1), (1, 2), (1, 2), (1, 3), (0, 0)]
     assert found["neighbours_share"].tolist() == pytest.approx([odds(*of) for of in around])
-    assert np.expm1(found["follows"]).tolist() == pytest.approx([2, 2, 1, 1, 0, 0])
-    assert np.expm1(found["followers"]).tolist() == pytest.approx([1, 1, 1, 1, 1, 0])
+    assert np.expm1(found["follows"]).tolist() == pytest.approx([2, 2, 1, 1, 1, 0])
+    assert np.expm1(found["followers"]).tolist() == pytest.approx([1, 1, 1, 1, 1, 1])
 
 
 def test_the_network_is_of_follows_alone(script, small, monkeypatch):
@@ -225,6 +227,9 @@ def test_measures_agree_with_scikit_learn_and_differences_are_paired(script, mon
         assert report.value("pr_auc", name=name, group=group) == pytest.approx(a - b)
         assert report.value("gain", name=name, group=group) == pytest.approx(100 * (a - b) / b)
     rows = {(row.name, row.metric): row for row in report.results if row.group == "t"}
+    expected = bootstrap_statistic(pr_auc, test["label"], text, groups=test["author"], samples=200, seed=0)
+    found = rows[script.TEXT, "pr_auc"]
+    assert (found.value, found.low, found.high) == pytest.approx(expected)
     # The same scores differ by nothing in every resample; what is better in all is never worse.
     alike = rows["ceiling of text - text", "pr_auc"], rows["text + author - text", "pr_auc"]
     assert alike[0].value == alike[1].value

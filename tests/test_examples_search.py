@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from recokit.errors import DataError
+from recokit.floors import EASE
 from recokit.report import Report
 from recokit.table import EmbeddingTable, PQTable
 
@@ -47,7 +48,7 @@ def folder(tmp_path_factory):
 
     A tag has artists of all kinds, so that only who asks says which are picked. Every tenth user asks nothing of the
     ranker's part. Half of the later picks have a listen, and a third an earlier tag of another name: neither may be
-    known. A few dates are absurd.
+    known. Odd artists have one more early tag, every user listens to an artist without a tag, a few dates are absurd.
     """
     path, rng = tmp_path_factory.mktemp("search"), np.random.default_rng(0)
     listens, tagged, friends = [], [], []
@@ -62,9 +63,12 @@ def folder(tmp_path_factory):
                 tagged.append((user, artist, genre + 1, 1, month, year))
                 if part == "network" or rng.random() < 0.5:
                     listens.append((user, artist, 10))
+                if part == "network" and artist % 2:
+                    tagged.append((user, artist, GENRES + 1, 1, 2, 2009))
                 if part != "network" and rng.random() < 0.3:
                     tagged.append((user, artist, GENRES + 1, 1, 2, 2009))
         tagged.append((user, 1 + user % ARTISTS, GENRES + 2, 1, 1, 1956))
+        listens.append((user, (user + 1) % KINDS + 1, 1))  # of another kind, and never tagged
         friends += [(user, user + KINDS), (user + KINDS, user)] if user + KINDS < USERS + 2 else []
     names = [(artist, f"artist {artist}", "", "") for artist in range(1, ARTISTS + 1)]
     tags = list(enumerate(("metal", "metalcore", "électro punk", "post punk", "seen live", "alive"), start=1))
@@ -146,10 +150,8 @@ def test_what_later_pairs_were_listened_to_and_tagged_with_changes_nothing(examp
 @pytest.mark.parametrize(("part", "num", "depth"), [("ranker", 50, 300), ("test", 4, 300), ("test", 50, 5)])
 def test_sessions_are_what_a_plain_search_shows(example, data, part, num, depth):
     found = example("loaders.tagging").sessions(data, part, num=num, depth=depth)
-    known, given = (
-        rows(data.known, PAIR),
-        {tuple(row[:3]): row[3] for row in data.history[[*TRIPLE, "time"]].to_numpy()},
-    )
+    known = rows(data.tags, PAIR) | rows(data.listens, PAIR)
+    given = {tuple(row[:3]): row[3] for row in data.history[[*TRIPLE, "time"]].to_numpy()}
     expected = []
     asked = data.picks[part].drop_duplicates(["user", "tag", "time"])
     for session, (user, tag, time) in enumerate(asked[["user", "tag", "time"]].itertuples(index=False, name=None)):
@@ -208,16 +210,14 @@ def test_features_are_counts_of_the_network_s_rows(example, script, data):
 
 @pytest.mark.parametrize("transposed", [False, True])  # EASE inverts what is fewer, users or artists
 def test_ease_scores_are_those_of_its_lists(script, data, transposed):
-    from recokit.floors import EASE
-
-    known = data.known[["artist", "user"]].set_axis(PAIR, axis=1) if transposed else data.known
-    few = replace(data, tags=known.assign(tag=1), listens=known.assign(count=1))
-    lists = EASE.fit(known.set_axis(["query", "candidate"], axis=1), l2=script.RIDGE).recommend(
-        known["user"].unique(), 60
-    )
-    asked = lists.set_axis(["user", "artist", "score", "rank"], axis=1)
-    np.testing.assert_allclose(script.ease_scores(asked, few), asked["score"], atol=1e-5)
-    assert script.ease_scores(pd.DataFrame({"user": [-5], "artist": [1]}), few).tolist() == [0.0]
+    columns = ["candidate", "query"] if transposed else ["query", "candidate"]
+    known = data.known.set_axis(columns, axis=1)
+    ease = EASE.fit(known, l2=3.0)
+    assert ease.side == ("items" if transposed else "queries")
+    lists = ease.recommend(known["query"].unique(), 60)
+    asked = lists.rename(columns={"query": "user", "candidate": "artist"})
+    np.testing.assert_allclose(script.ease_scores(asked, ease), lists["score"], atol=1e-9)
+    assert script.ease_scores(pd.DataFrame({"user": [-5], "artist": [1]}), ease).tolist() == [0.0]
 
 
 def test_cosines_are_zero_where_an_id_is_unknown(script):

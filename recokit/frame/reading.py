@@ -1,6 +1,6 @@
 """Read interactions, pairs and candidates from Parquet, CSV, TSV, pandas and Arrow."""
 
-__all__ = ["read_frame"]
+__all__ = ["read_frame", "source_files"]
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,7 +55,7 @@ def read_frame(
         frame = source[_present(list(source.columns), wanted, optional, "the frame")]
     else:
         text = set(ids) if wanted is None else {wanted[name] for name in ids if name in wanted}
-        files = _files(source)
+        files = source_files(source)
         read = [_read_file(path, wanted, optional, set() if id_type == "int64" else text) for path in files]
         table = _concatenated(read, source)
         if id_type is None and _suffix(files[0]) in _SEPARATORS:
@@ -95,7 +95,7 @@ def _present(there: list[str], wanted: Mapping[str, str] | None, optional: Seque
     return [old for old in wanted.values() if old in there]
 
 
-def _files(source: str | Path) -> list[Path]:
+def source_files(source: str | Path) -> list[Path]:
     """Return the files that a path, a folder or a glob pattern names, in the order of their names."""
     path = local_path(source)
     if path.is_file():

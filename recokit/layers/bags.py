@@ -1,8 +1,7 @@
 """Bags: several vectors to one, list by list.
 
-The sums are those of torch's ``embedding_bag``, which neither writes the vectors of a bag down nor loops over bags; it
-is two to sixty times as fast as a gather and a sum, compiled or not. ONNX has nothing like it, so an exported graph
-gathers and adds.
+The sums are those of torch's ``embedding_bag``, which does not write down the vectors that it adds: several times as
+fast as a gather and a sum, compiled or not. ONNX has nothing like it, so an exported graph gathers and adds.
 
 Shapes: B batch, V values of all the lists of a batch, D dimension, M rows of a bag, P rows of a matrix; ``...`` is any
 number of leading dimensions.

@@ -116,7 +116,6 @@ class MixtureEmbedding(TableLayer):
             return F.one_hot(best, scores.shape[-1]) * present
         exponents = scores / self.temperature
         if self.pooling == "attention":
-            present = present & (weights > 0)
             exponents = exponents + weights.masked_fill(~present, 1.0).log()
         return exponents.masked_fill(~present, least).softmax(-1) * present  # softmax subtracts the greatest itself
 

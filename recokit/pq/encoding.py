@@ -30,7 +30,7 @@ _SUB_QUANTIZERS = 16
 _MAX_CODES = 256
 _MIN_CODES = 16
 _ROWS_PER_CODE = 39  # below, centroids of k-means fit the sample rather than the table; faiss warns there
-_TRAIN_ROWS = 1 << 16  # 256 rows for each centroid; faiss takes no more
+_TRAIN_ROWS = 1 << 16  # 256 rows for each centroid, faiss's own limit
 
 
 def quantize(

@@ -16,6 +16,7 @@ __all__ = [
     "SearchRanker",
     "SharedBottom",
     "WideDeep",
+    "export_onnx",
     "fit",
     "fit_progress",
     "load_ranker",
@@ -30,6 +31,7 @@ from recokit.rankers.base import Ranker
 from recokit.rankers.checkpoint import load_ranker
 from recokit.rankers.dcn import DCNv2
 from recokit.rankers.dlrm import DLRM
+from recokit.rankers.export import export_onnx
 from recokit.rankers.probe import LinearProbe
 from recokit.rankers.progress import fit_progress
 from recokit.rankers.search import SearchRanker

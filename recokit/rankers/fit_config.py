@@ -27,10 +27,11 @@ class FitConfig:
         device: Where to train and leave the ranker, such as ``"cuda"``; None for where it is.
         shuffle_rows: Rows that are in memory to be shuffled together, where files hold more (see
             ``recokit.rankers.batches`` for what that does to the order).
-        negative_rate: The share of the negatives that were kept, in (0, 1], where the rows have a single label and are
-            sampled: probabilities are then those of the whole population, ``p / (p + (1 - p) / negative_rate)`` (He et
-            al. 2014, 6.3). Validation rows have to be sampled alike: losses are those of sampled rows. With R drawn
-            negatives for each positive, where a share b of all impressions is positive, the rate is R b / (1 - b).
+        negative_rate: The share of the negatives that were kept, in (0, 1]: probabilities are then those of the whole
+            population, ``p / (p + (1 - p) / negative_rate)`` (He et al. 2014, 6.3). For rankers of one label, and for
+            ESMM, whose negatives are impressions without a click. Validation rows have to be sampled alike: losses are
+            those of sampled rows. With R drawn negatives for each positive, where a share b of all impressions is
+            positive, the rate is R b / (1 - b).
         metric: What is to improve: the ranker's own loss (``log_loss``), or the ROC-AUC over all rows (``auc``).
     """
 

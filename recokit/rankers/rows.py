@@ -18,7 +18,7 @@ import pyarrow as pa
 from recokit.errors import ConfigError, DataError
 from recokit.features import FeatureSpec
 from recokit.frame.negatives import NegativeSampler
-from recokit.frame.reading import _files as files_of
+from recokit.frame.reading import source_files
 from recokit.rankers.parquet_rows import ParquetRows
 
 Source: TypeAlias = pd.DataFrame | str | Path | Sequence[str | Path]
@@ -118,7 +118,7 @@ def open_rows(
     if isinstance(source, pd.DataFrame):
         return FrameRows(source, columns)
     several = [source] if isinstance(source, str | Path) else source
-    files = [file for each in several for file in files_of(each)]
+    files = [file for each in several for file in source_files(each)]
     for file in files:
         if file.suffix.lower() not in (".parquet", ".pq"):
             raise ConfigError(f"{file} is no Parquet file: recokit.read_frame reads others into memory")

@@ -136,7 +136,10 @@ def _checked(
     if ranker.batches_by_group and ranker.features.group is None:
         raise ConfigError("the ranker takes whole groups in a batch, and its spec names none: FeatureSpec(group=...)")
     labels = ranker.features.labels
-    for name, given in (("negatives", negatives is not None), ("negative_rate", config.negative_rate < 1)):
+    # Of several labels an offset is right only where the ranker says what it does to the others, as ESMM does.
+    is_offset_of_all = type(ranker).calibrated is Ranker.calibrated
+    sampled = {"negatives": negatives is not None, "negative_rate": config.negative_rate < 1 and is_offset_of_all}
+    for name, given in sampled.items():
         if given and len(labels) > 1:
             raise ConfigError(f"{name} is for a ranker of one label, this one has {len(labels)}: {', '.join(labels)}")
     return config

@@ -132,6 +132,10 @@ def test_a_table_of_any_kind_has_its_layer():
     assert frozen_embedding(mixture)(rows).tolist() == [[2.0, 1.0], [0.0, 0.0]]
     best = frozen_embedding(mixture, pooling="max", unknown="learned")
     assert best(rows, torch.tensor([[0.0, 1.0], [0.0, 1.0]])).tolist() == [[0.0, 2.0], [0.0, 0.0]]
+    sharp = frozen_embedding(mixture, pooling="smoothmax", temperature=0.5)
+    share = np.exp(1.0 / 0.5) / (np.exp(0.0) + np.exp(1.0 / 0.5))  # of the second, whose score is 2 * 0.5
+    expected = torch.tensor([[4 * (1 - share), 2 * share]], dtype=torch.float32)
+    torch.testing.assert_close(sharp(rows[:1], torch.tensor([[0.0, 0.5]])), expected)
     with pytest.raises(ConfigError, match="pooling='max' of EmbeddingTable"):
         frozen_embedding(table(vectors), pooling="max")
 

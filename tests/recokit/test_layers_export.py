@@ -45,7 +45,7 @@ class Some(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.of_rows = nn.ModuleList([PQEmbedding(codes("additive")), FrozenEmbedding(vectors(), dtype="float16")])
-        self.of_rows.append(fold(PQEmbedding(codes("opq")), nn.Linear(DIM, 5)))
+        self.of_rows += [fold(PQEmbedding(codes("opq")), nn.Linear(DIM, 5)), MixtureEmbedding(mixture("dot"))]
         self.bag = PQEmbedding(codes("pq"), unknown="learned")
         self.of_targets = nn.ModuleList([MixtureEmbedding(mixture("cos"), pooling="attention")])
         self.of_ids = nn.ModuleList([DeepHashEmbedding(4, num_hashes=16, hidden=(8,))])

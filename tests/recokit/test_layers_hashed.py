@@ -54,6 +54,8 @@ def test_normal_codes_have_the_moments_of_a_normal_distribution():
     assert torch.isfinite(codes).all()
     moments = [float((codes**power).mean()) for power in (1, 2, 3, 4)]
     np.testing.assert_allclose(moments, [0, 1, 0, 3], atol=0.02)
+    correlation = np.corrcoef(codes.numpy().T) - np.eye(64)  # of the two of a pair, too
+    assert np.abs(correlation).max() < 5 / np.sqrt(20_000)
 
 
 def test_one_seed_makes_one_code_and_the_state_dict_carries_it():

@@ -14,7 +14,7 @@ from recokit.errors import ConfigError, DataError
 from recokit.features import FeatureSpec
 from recokit.frame import SampledNegatives, sample_negatives
 from recokit.metrics import roc_auc, undo_downsampling
-from recokit.rankers import DLRM, FitConfig, LinearProbe, SearchRanker, fit
+from recokit.rankers import DLRM, ESMM, FitConfig, LinearProbe, SearchRanker, fit
 from recokit.rankers.base import to_tensors
 from recokit.rankers.batches import Batches, Place
 from recokit.rankers.progress import fit_progress
@@ -234,6 +234,16 @@ def test_the_rate_of_drawn_negatives_follows_from_the_base_rate():
     kept = ratio * positives / (impressions - positives)  # of the negatives
     assert kept == pytest.approx(ratio * base / (1 - base))  # what FitConfig says
     assert undo_downsampling([1 / (1 + ratio)], kept) == pytest.approx(base)
+
+
+def test_impressions_without_a_click_that_were_left_out_do_not_touch_conversions_after_clicks():
+    frame = data.rows(400).assign(bought=lambda rows: rows["clicked"] & (rows["age"] > 40))
+    spec = data.spec(label=["clicked", "bought"])
+    fit(plain := ESMM(spec, dim=2, tower=(4,)), frame, None, FitConfig(epochs=1))
+    fit(corrected := ESMM(spec, dim=2, tower=(4,)), frame, None, FitConfig(epochs=1, negative_rate=0.1))
+    clicks = undo_downsampling(plain.predict(frame)[:, 0], 0.1)
+    bought = clicks * plain.conversion_after_click(frame)
+    np.testing.assert_allclose(corrected.predict(frame), np.stack([clicks, bought], axis=1), rtol=1e-5)
 
 
 def test_rates_that_cannot_be_are_refused():
