@@ -74,7 +74,7 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 WEIGHTS = {"has": 1.0, "is": 0.1}  # of relations, by the first part of their names
 SIDE_NEGATIVES = 200
-DIM = 32
+DIM = 64
 CO_SCALE = 100.0  # of co-occurrence, before its logarithm: most cosines are small
 FIT = FitConfig(epochs=10, batch_size=1024, learning_rate=0.003, evaluate_every=50, patience=10)
 IDS_LEARNING_RATE = 0.01  # of rankers with trainable vectors of users and ads
@@ -334,12 +334,11 @@ def floor_scores(rows: pd.DataFrame, task: Task) -> pd.DataFrame:
 
 
 def cosine(rows: pd.DataFrame, version: Version) -> Floats:
-    """Compare user and ad as the network does; 0 where one is unknown."""
+    """Compare user and ad as the network does, which knows all of them by their profiles and categories."""
     users, ads = version.table("user"), version.table("ad")
     ends = []
     for table, ids in ((users, rows["user"]), (ads, rows["ad"])):
-        found = table.rows(ids)
-        vectors = np.where((found >= 0)[:, None], table.vectors[found], 0.0)
+        vectors = table.vectors[table.rows(ids)]
         ends.append(version.relations[CLICKS].apply(vectors) if table is users else vectors)
     lengths = np.prod([np.linalg.norm(end, axis=1) for end in ends], axis=0)
     return np.asarray(np.einsum("nd,nd->n", *ends) / np.maximum(lengths, 1e-9), dtype=np.float64)
@@ -352,11 +351,10 @@ def logistic_regression(scores: pd.DataFrame, labels: Floats, asked: pd.DataFram
     x, new = ((each - mean) / np.where(spread > 0, spread, 1.0) for each in (x, new))
     x, new = (np.column_stack([np.ones(len(each)), each, each**2]) for each in (x, new))
     weights = np.zeros(x.shape[1])
-    ridge = 1e-3 * np.eye(len(weights))  # squares of a 0/1 score are no news
+    damping = 1e-3 * np.eye(len(weights))  # the square of a 0/1 score is no news
     for _ in range(30):
         p = 1.0 / (1.0 + np.exp(-x @ weights))
-        step = np.linalg.solve((x.T * (p * (1.0 - p))) @ x + ridge, x.T @ (labels - p) - ridge @ weights)
-        weights += step
+        weights += np.linalg.solve((x.T * (p * (1.0 - p))) @ x + damping, x.T @ (labels - p))
     return np.asarray(1.0 / (1.0 + np.exp(-new @ weights)))
 
 

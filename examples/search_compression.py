@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from loaders import lastfm
-from outputs import Rows, show
+from outputs import Rows, save, show
 from rich.console import Console
 from search_ranking import (
     ALL,
@@ -34,7 +34,9 @@ from search_ranking import (
     Runs,
     Search,
     System,
+    cell,
     compare,
+    figures,
     make_parser,
     measured,
     networks,
@@ -42,11 +44,10 @@ from search_ranking import (
     rank,
     say,
     spec,
-    write,
 )
 
 from recokit import EmbeddingTable, PQTable, Report, quantize
-from recokit.ablation import Ablation, Cell
+from recokit.ablation import Ablation
 from recokit.evaluate.measured import Measured
 from recokit.table import FeatureTable
 from recokit.table.codes import Codec
@@ -162,24 +163,12 @@ def row_bytes(used: Mapping[str, FeatureTable]) -> int:
 
 
 def sizes_table(found: Ablation, sizes: Mapping[str, Size]) -> Rows:
-    """Sizes, and what the ranker has of them."""
-    less = (f"{metric} - {FLOAT32}" for metric in METRICS)
-    table: list[tuple[str, ...]] = [("vectors", "true compression", "bytes a row", *METRICS, *less)]
-    for name, size in sizes.items():
-        cells = [cell(found, name, metric) for metric in METRICS]
-        table.append(
-            (
-                name, f"{size.compression:.1f}", str(size.row),
-                *(f"{c.mean:.4f} ± {c.deviation:.4f}" for c in cells),
-                *(f"{c.difference:+.4f} [{c.low:+.4f}, {c.high:+.4f}]" for c in cells),
-            )
-        )  # fmt: skip
+    """Put what the vectors take before what the ranker has of them."""
+    head, *rows = figures(found)
+    table = [("vectors", "true compression", "bytes a row", *head[1:])]
+    for name, *cells in rows:
+        table.append((name, f"{sizes[name].compression:.1f}", str(sizes[name].row), *cells))
     return table
-
-
-def cell(found: Ablation, name: str, metric: str) -> Cell:
-    """Return the figures of a system for all searchers."""
-    return next(c for c in found.cells if (c.set, c.metric, c.part) == (name, metric, None))
 
 
 def plot(found: Ablation, sizes: Mapping[str, Size], path: Path) -> None:
@@ -212,7 +201,7 @@ def main(words: Sequence[str] | None = None) -> Report:
     found = compare(runs, list(runs), baseline=FLOAT32, seeds=seeds, protocol=protocol)
     rows = sizes_table(found, sizes)
     show(console, f"search ranker with compressed vectors, {options.part} part", rows, protocol)
-    write(options, found.report, (found,))
+    save(options, found.report, rows)
     if options.plot:
         plot(found, sizes, options.plot)
     return found.report

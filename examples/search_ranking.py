@@ -21,9 +21,11 @@ baseline    Counts of the networks' rows: the artist's under this tag and its pl
             among listeners; the query's; the user's; texts: character n-grams of tag names for the query, for the
             artist the mean of its tags, and their cosine.
 vectors     U_f from friendships alone; U_e and A from listens and tags. Every seed trains them anew.
-rivals      The baseline with trainable vectors of users, artists and tags; with the score of EASE for user and artist
-            as one more count; and with all three tables whose vectors are dealt out to the wrong ids, which is what
-            more weights do by themselves. Without a ranker: what is shown as it is, EASE alone, U_e · A alone.
+rivals      The baseline with trainable vectors of users, artists and tags; with one more count, the score of EASE for
+            user and artist, or the cosine U_e · A that the vectors themselves have; and with all three tables whose
+            vectors are dealt out to the wrong ids, which is what more weights do by themselves. Without a ranker: what
+            is shown as it is, EASE alone, U_e · A alone.
+validation  Rankers stop by its loss and settings were chosen on it, so that figures of --part validation are too good.
 measures    MAP and ROC-AUC within sessions, means over sessions, expected values over ties. Differences are paired, and
             users are resampled: sessions of one user are not independent.
 """
@@ -39,7 +41,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from loaders import lastfm, tagging
-from outputs import add_outputs, show
+from outputs import Rows, add_outputs, save, show
 from rich.console import Console
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -47,14 +49,14 @@ from sklearn.pipeline import make_pipeline
 
 from pretrain import Graph, Relation, TrainConfig, export, train
 from recokit import EmbeddingTable, FeatureSpec, Pretrained, Report, evaluate_candidates
-from recokit.ablation import Ablation
+from recokit.ablation import Ablation, Cell
 from recokit.ablation.comparison import compare_sets
 from recokit.evaluate.measured import Measured, measure, said_of_intervals
 from recokit.floors import EASE
 from recokit.metrics import Rankings, average_precision_at_k, group_auc
 from recokit.rankers import DLRM, FitConfig, Ranker, SearchRanker, fit
-from recokit.report import seed_table, write_text
-from recokit.table import FeatureTable
+from recokit.report import seed_table
+from recokit.table import FeatureTable, as_vectors
 from recokit.text import text_table
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -99,13 +101,13 @@ class System:
     Attributes:
         vectors: Names of pretrained tables.
         ids: Whether users, artists and tags have trainable vectors.
-        ease: Whether EASE's score is one more count.
+        counts: Scores of user and artist that are one more count: EASE's, and the cosine of U_e and A.
         shuffled: Whether the vectors of a table are dealt out to the wrong ids.
     """
 
     vectors: tuple[str, ...] = ()
     ids: bool = False
-    ease: bool = False
+    counts: tuple[str, ...] = ()
     shuffled: bool = False
 
 
@@ -122,9 +124,11 @@ SYSTEMS: Mapping[str, System] = {
 }
 RIVALS: Mapping[str, System] = {
     "+trainable ids": System(ids=True),
-    "+EASE": System(ease=True),
+    "+EASE": System(counts=("ease",)),
+    "+U_e · A": System(counts=("dot",)),
     f"{FULL}, shuffled": System(ALL, shuffled=True),
-    f"{FULL}+EASE": System(ALL, ease=True),
+    f"{FULL}+EASE": System(ALL, counts=("ease",)),
+    f"{FULL}+U_e · A": System(ALL, counts=("dot",)),
 }
 FLOORS = ("as shown", "EASE alone", "U_e · A alone")
 
@@ -289,14 +293,14 @@ def spec(search: Search, system: System, tables: Mapping[str, FeatureTable], *, 
     added = {name: tables[name] for name in system.vectors}
     if system.shuffled:
         added = {name: shuffled(table, seed) for name, table in added.items()}
-    ids = {"user": len(search.rows["ranker"]), "artist": len(search.rows["ranker"]), "tag": len(search.rows["ranker"])}
+    ids = dict.fromkeys(("user", "artist", "tag"), len(search.rows["ranker"]))  # as many as there are
     return FeatureSpec(
         pretrained=[
             Pretrained("tag", search.query, name="query"),
             Pretrained("artist", search.content, name="content"),
             *(Pretrained(VECTORS[name], table, name=name) for name, table in added.items()),
         ],
-        dense=[*COUNTS, *(["ease"] if system.ease else [])],
+        dense=[*COUNTS, *system.counts],
         categorical=ids if system.ids else {},
         label="picked",
         group="session",
@@ -305,8 +309,7 @@ def spec(search: Search, system: System, tables: Mapping[str, FeatureTable], *, 
 
 def shuffled(table: FeatureTable, seed: int) -> EmbeddingTable:
     """Deal the vectors out to other ids."""
-    if not isinstance(table, EmbeddingTable):
-        raise TypeError(f"the {table.entity!r} table holds {table.kind}, expected vectors")
+    table = as_vectors(table, "shuffled")
     order = np.random.default_rng(seed).permutation(table.count)
     return EmbeddingTable.from_arrays(
         table.ids, table.vectors[order], entity=table.entity, version=f"{table.version}, shuffled"
@@ -362,21 +365,25 @@ def run_systems(
     search: Search, *, seeds: Iterable[int], folder: Path, kind: str, part: str, console: Console | None = None
 ) -> Runs:
     """Every system and every seed, with networks and rankers trained anew; and what needs no ranker."""
-    rows = search.rows[part]
     runs: dict[str, list[Mapping[Part, Measured]]] = {name: [] for name in (*SYSTEMS, *RIVALS, *FLOORS)}
     for seed in seeds:
         tables = networks(search.data, seed=seed, dim=DIM, folder=folder)
-        for name, system in {**SYSTEMS, **RIVALS}.items():
-            scores = rank(search, spec(search, system, tables, seed=seed), kind=kind, seed=seed, part=part)
-            runs[name].append(measured(search, part, scores))
-            say(console, f"seed {seed}, {name}", runs[name][-1])
-        dots = cosine(rows, ("user", tables["U_e"]), ("artist", tables["A"]))
-        for name, scores in zip(
-            FLOORS, (-rows["place"].to_numpy(np.float64), rows["ease"].to_numpy(), dots), strict=True
-        ):
-            runs[name].append(measured(search, part, scores))
-            say(console, f"seed {seed}, {name}", runs[name][-1])
+        seen = with_dots(search, tables)
+        rows = seen.rows[part]
+        scores = dict(zip(FLOORS, (-rows["place"], rows["ease"], rows["dot"]), strict=True))
+        for name, done in runs.items():
+            system = SYSTEMS.get(name) or RIVALS.get(name)
+            if system is not None:
+                scores[name] = rank(seen, spec(seen, system, tables, seed=seed), kind=kind, seed=seed, part=part)
+            done.append(measured(seen, part, np.asarray(scores[name], np.float64)))
+            say(console, f"seed {seed}, {name}", done[-1])
     return runs
+
+
+def with_dots(search: Search, tables: Mapping[str, EmbeddingTable]) -> Search:
+    """Add the cosine of U_e and A to all rows, as the column ``dot``."""
+    ends = ("user", tables["U_e"]), ("artist", tables["A"])
+    return replace(search, rows={part: rows.assign(dot=cosine(rows, *ends)) for part, rows in search.rows.items()})
 
 
 def compare(
@@ -399,8 +406,8 @@ def say(console: Console | None, name: str, found: Mapping[Part, Measured]) -> N
     """Print one run as it ends."""
     if console:
         every = found[None]
-        figures = ", ".join(f"{metric} {value:.4f}" for metric, value in zip(every.metrics, every.values, strict=True))
-        console.print(f"{name}: {figures}")
+        values = ", ".join(f"{metric} {value:.4f}" for metric, value in zip(every.metrics, every.values, strict=True))
+        console.print(f"{name}: {values}")
 
 
 def catalogue_floors(raw: lastfm.LastFm) -> Report:
@@ -432,12 +439,22 @@ def catalogue_floors(raw: lastfm.LastFm) -> Report:
     return report
 
 
-def write(options: argparse.Namespace, report: Report, compared: Sequence[Ablation]) -> None:
-    """Write the report, and the tables before it in Markdown, where the options say."""
-    if options.json:
-        report.save(options.json)
-    if options.markdown:
-        write_text(options.markdown, "\n\n".join([*(found.to_markdown() for found in compared), report.to_markdown()]))
+def figures(found: Ablation, part: Part = None) -> Rows:
+    """Every system's measures, mean ± deviation over seeds, and their differences to the baseline."""
+    head = ("", *METRICS, *(f"{metric} - {found.baseline}" for metric in METRICS))
+    table: list[tuple[str, ...]] = [head]
+    for name in found.sets:
+        cells = [cell(found, name, metric, part) for metric in METRICS]
+        spread = [f" ± {each.deviation:.4f}" if len(each.values) > 1 else "" for each in cells]
+        less = [f"{each.difference:+.4f} [{each.low:+.4f}, {each.high:+.4f}]" for each in cells]
+        values = [f"{each.mean:.4f}{ends}" for each, ends in zip(cells, spread, strict=True)]
+        table.append((name, *values, *([""] * len(less) if name == found.baseline else less)))
+    return table
+
+
+def cell(found: Ablation, name: str, metric: str, part: Part = None) -> Cell:
+    """Return the figures of one system for some searchers."""
+    return next(each for each in found.cells if (each.set, each.metric, each.part) == (name, metric, part))
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
@@ -461,19 +478,22 @@ def main(words: Sequence[str] | None = None) -> Report:
             search, seeds=seeds, folder=Path(folder), kind=options.ranker, part=options.part, console=console
         )
     table3 = compare(runs, list(SYSTEMS), baseline=BASELINE, seeds=seeds, protocol=protocol)
-    rivals = compare(
-        runs, [FULL, "+U_f+U_e", BASELINE, *RIVALS, *FLOORS], baseline=FULL, seeds=seeds, protocol=protocol
-    )
-    for found in (table3, rivals):
-        console.print(found.to_rich(), found.to_rich("differences"))
-    report = table3.report | rivals.report
+    others = [FULL, "+U_f+U_e", BASELINE, *RIVALS, *FLOORS]
+    rivals = compare(runs, others, baseline=FULL, seeds=seeds, protocol=protocol)
+    report, tables = table3.report | rivals.report, {}
+    for part in dict.fromkeys(each.part for each in table3.cells):
+        who = part or "all searchers"
+        tables[f"Table 3, {options.part} part, {who}"] = figures(table3, part)
+        tables[f"rivals, {options.part} part, {who}"] = figures(rivals, part)
     if options.part == "test":
         floors = catalogue_floors(raw)
-        show(console, "the whole catalogue", seed_table(floors, ("mrr", "recall@10")), floors.results[0].protocol)
+        tables["the whole catalogue"] = seed_table(floors, ("mrr", "recall@10"))
         report |= floors
+    for title, rows in tables.items():
+        show(console, title, rows, {})
     for key, value in protocol.items():
         console.print(f"{key}: {value}")
-    write(options, report, (table3, rivals))
+    save(options, report, *tables.values())
     if options.plot:
         table3.plot(options.plot)
     return report

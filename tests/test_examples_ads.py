@@ -32,6 +32,7 @@ def example():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(EXAMPLES))
         script = importlib.import_module("ads")
+        patch.setattr(script, "NETWORK_SHARE", 0.6)
         patch.setattr(script, "CONFIG", replace(script.CONFIG, **tiny))
         patch.setattr(script, "FIT", replace(script.FIT, epochs=8, batch_size=128, evaluate_every=10))
         patch.setattr(script, "SIDE_NEGATIVES", 5)
@@ -104,7 +105,7 @@ def test_what_is_no_taobao_is_refused(example, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("num", "share", "expected"), [(1, 0.6, 1), (2, 0.6, 1), (4, 0.6, 2), (5, 0.5, 3), (9, 0.9, 8)]
+    ("num", "share", "expected"), [(1, 0.3, 1), (2, 0.6, 1), (4, 0.6, 2), (5, 0.5, 3), (9, 0.9, 8)]
 )
 def test_the_split_takes_its_share_of_each_user(example, num, share, expected):
     taobao = example("loaders.taobao")
@@ -155,19 +156,26 @@ def test_the_vectors_have_seen_the_networks_clicks_alone(task):
     assert shares == [1.0, 0.0, 0.0, 0.0]
 
 
-def test_features_of_the_rankers_rows_count_the_networks_clicks_and_the_other_way_round(example, task):
-    script = example("ads")
-    for rows, counted in (
-        (task.train, "network"),
-        (task.valid, "network"),
-        (task.test, "network"),
-        (task.rival, "train"),
-    ):
-        clicks = getattr(task.parts, counted)
+def test_features_of_the_rankers_rows_count_the_networks_clicks(example, task):
+    script, clicks = example("ads"), task.parts.network
+    for rows in (task.train, task.valid, task.test):
         np.testing.assert_allclose(rows["ad_clicks"], script.log_rate(rows["ad"], clicks["ad"]))
-        np.testing.assert_allclose(
-            rows["co_occurrence"], np.log1p(script.CO_SCALE * script.co_occurrence(rows, clicks)), atol=1e-12
-        )
+        expected = np.log1p(script.CO_SCALE * script.co_occurrence(rows, clicks))
+        np.testing.assert_allclose(rows["co_occurrence"], expected, atol=1e-12)
+
+
+def test_rows_of_the_network_are_described_by_the_clicks_of_other_folds(example, data):
+    script = example("ads")
+    clicks = pd.DataFrame({"user": np.arange(10), "ad": 7 * np.arange(10)})  # every ad once
+    parts = script.Parts(clicks[:8], clicks[8:], clicks[:0], clicks[:0])  # four folds of two clicks
+    rows = script.draw(parts.network, parts.train, data.ads, "popular", 0)
+    found = script.cross_described(rows, data, parts)
+    assert sorted(pairs(found)) == sorted(pairs(rows))
+    # By eight clicks on eight ads, never the own one; some negatives are of an ad of their fold, the most are not.
+    of_clicks, of_negatives = (found.loc[found["clicked"] == label, "ad_clicks"] for label in (1, 0))
+    np.testing.assert_allclose(of_clicks, np.log(1 / 16))
+    assert set(np.round(16 * np.exp(of_negatives))) == {1, 2}
+    assert (16 * np.exp(of_negatives)).mean() > 1.5
 
 
 def test_negatives_are_no_clicks_of_their_part_or_an_earlier_one(task):
@@ -232,6 +240,8 @@ def test_features_count_the_clicks_that_they_are_given_and_no_others(example, da
 def test_co_occurrence_is_a_sum_of_cosines(example):
     script, rng = example("ads"), np.random.default_rng(0)
     matrix = (rng.random((9, 7)) < 0.4).astype(float)
+    matrix[1:, 3] = 0.0
+    matrix[:2, 3] = 1.0, 0.0  # one click
     user, ad = np.nonzero(matrix)
     clicks = pd.DataFrame({"user": user, "ad": ad})
     asked = pd.DataFrame(np.argwhere(matrix == 0), columns=["user", "ad"])
@@ -260,9 +270,6 @@ def test_the_cosine_is_the_networks_own(example, task):
     user, ad, relation = version.table("user"), version.table("ad"), version.relations["clicks"]
     expected = []
     for u, a in rows[["user", "ad"]].itertuples(index=False, name=None):
-        if ad.rows([a])[0] < 0:
-            expected.append(0.0)
-            continue
         s = relation.apply(user.vectors[user.rows([u])])[0].astype(float)
         t = ad.vectors[ad.rows([a])[0]].astype(float)
         expected.append(s @ t / np.sqrt((s @ s) * (t @ t)))
@@ -276,8 +283,16 @@ def test_floors_do_not_see_the_rows_that_they_are_tested_on(example, task):
     assert len(first) == 6
     for name, predicted in first.items():
         np.testing.assert_array_equal(predicted, second[name])
-    counted = task.known
-    assert pairs(counted) == pairs(task.parts.network) | pairs(task.parts.train)
+    known = pd.concat([task.parts.network, task.parts.train])
+    scores = script.floor_scores(task.valid, task)
+    np.testing.assert_allclose(scores["ad_clicks"], script.log_rate(task.valid["ad"], known["ad"]))
+    # How often the row's group clicks its category, beside how often it would at the rate of all.
+    clicks = known.merge(task.data.ads, on="ad").merge(task.data.users, on="user")
+    row = scores.iloc[5]
+    of_group, of_category = clicks["group"] == row["group"], clicks["category"] == row["category"]
+    rate = (of_category.sum() + 1) / (len(clicks) + clicks["category"].nunique())
+    expected = np.log(((of_group & of_category).sum() + 1) / (of_group.sum() * rate + 1))
+    np.testing.assert_allclose(row["group_category"], expected)
 
 
 @pytest.mark.filterwarnings("error")

@@ -26,6 +26,7 @@ def modules_after(code):
         "import recokit.cli",
         "import recokit.floors, recokit.metrics, recokit.overlap",
         "from recokit import EmbeddingTable, CandidateGenerator, ExactIndex, FeatureSpec, evaluate_candidates",
+        "from recokit import OnnxRanker, PQTable, quantize",
     ],
 )
 def test_the_toolkit_imports_without_heavy_packages(code):
@@ -38,7 +39,17 @@ def test_the_layers_bring_torch_and_nothing_else_heavy():
 
 
 @pytest.mark.parametrize(
-    "name", ["recokit", "recokit.table", "recokit.metrics", "recokit.frame", "recokit.index", "recokit.mixture"]
+    "name",
+    [
+        "recokit",
+        "recokit.table",
+        "recokit.metrics",
+        "recokit.frame",
+        "recokit.index",
+        "recokit.mixture",
+        "recokit.pq",
+        "recokit.ablation",
+    ],
 )
 def test_every_public_name_is_there_and_sorted(name):
     module = importlib.import_module(name)
