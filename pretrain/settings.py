@@ -20,6 +20,7 @@ from pretrain.tune import check_space
 from recokit.errors import ConfigError, RecokitError, closest
 from recokit.table.folder import check_name, local_path
 from recokit.table.version import check_table_name
+from recokit.toml_file import line_of
 
 _Kinds = Mapping[str, tuple[type | tuple[type, ...], str]]  # a key to the types of its value, and to how they are said
 
@@ -326,29 +327,7 @@ class _Reading:
         return next((key for key in table if re.search(rf"\b{re.escape(key)}\b", message)), None)
 
     def _error(self, section: str, key: str | None, message: str, number: int | None = None) -> ConfigError:
-        return ConfigError(f"{self.path}:{self._line(section, key, number)}: {message}")
-
-    def _line(self, section: str, key: str | None, number: int | None) -> int:
-        """Return the line of a key, of its section's head where it has none of its own, or 1."""
-        here, seen, head = "", -1, None
-        full = f"{section}.{key}" if section else str(key)
-        for at, line in enumerate(self.lines, start=1):
-            heading = re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?\s*(#.*)?$", line)
-            if heading:
-                here = heading[1].replace('"', "").replace("'", "")
-                seen += here == section
-                if here == section and number in (None, seen):
-                    head = at
-                    if key is None:
-                        return at
-                elif key is not None and (here == full or here.startswith(f"{full}.")):
-                    return at
-                continue
-            stands_here = here == section and number in (None, seen) and key is not None
-            if stands_here and re.match(rf"\s*[\"']?{re.escape(str(key))}[\"']?\s*(=|\.)", line):
-                return at
-        parent, _, name = section.rpartition(".")
-        return self._line(parent, name, None) if head is None and parent else head or 1
+        return ConfigError(f"{self.path}:{line_of(self.lines, section, key, number)}: {message}")
 
 
 def _is_of(value: Any, kinds: type | tuple[type, ...]) -> bool:

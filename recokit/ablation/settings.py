@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hin
 import pandas as pd
 
 from recokit.ablation.sets import feature_sets
-from recokit.ablation.toml_lines import Kinds, TomlFile
 from recokit.errors import DataError, closest
 from recokit.features import Bag, FeatureSpec, Pretrained
 from recokit.frame import read_frame
 from recokit.table import FeatureTable, load_table, open_version
 from recokit.table.folder import local_path
+from recokit.toml_file import Kinds, TomlFile
 
 if TYPE_CHECKING:
     from recokit.ablation.training import MakeRanker

@@ -1,6 +1,6 @@
 """A TOML file whose complaints name the line: what stands where is found again in the text."""
 
-__all__ = ["TomlFile"]
+__all__ = ["Kinds", "TomlFile", "line_of"]
 
 import re
 import tomllib
@@ -43,7 +43,7 @@ class TomlFile:
 
     def error(self, section: str, key: str | None, message: str, number: int | None = None) -> ConfigError:
         """Return an error that names the line of a key, or of its section where it has none of its own."""
-        return ConfigError(f"{self.path}:{self._line(section, key, number)}: {message}")
+        return ConfigError(f"{self.path}:{line_of(self.lines, section, key, number)}: {message}")
 
     @contextmanager
     def at(self, section: str, keys: str | Sequence[str], number: int | None = None) -> Iterator[None]:
@@ -99,20 +99,32 @@ class TomlFile:
             if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
                 raise self.error(section, key, f"{key} is {value!r}, expected {said}", number)
 
-    def _line(self, section: str, key: str | None, number: int | None) -> int:
-        """Return the line of a key, of its section's head where it has none of its own, or 1."""
-        here, seen, head = "", -1, None
-        full = f"{section}.{key}" if section else str(key)
-        for at, line in enumerate(self.lines, start=1):
-            if heading := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?\s*(#.*)?$", line):
-                here = heading[1].replace('"', "").replace("'", "")
-                seen += here == section
-                if here == section and number in (None, seen):
-                    head = at
-                if here == full and key is not None:
+
+def line_of(lines: Sequence[str], section: str, key: str | None, number: int | None = None) -> int:
+    """Return the line of a key, of its section's head where it has none of its own, or 1.
+
+    Args:
+        lines: Of the file.
+        section: ``""`` for what stands before all tables; ``entity.user`` for a table in a table.
+        key: None for the section itself.
+        number: Which of several ``[[section]]`` tables, from 0.
+    """
+    here, seen, head = "", -1, None
+    full = f"{section}.{key}" if section else str(key)
+    for at, line in enumerate(lines, start=1):
+        heading = re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?\s*(#.*)?$", line)
+        if heading:
+            here = heading[1].replace('"', "").replace("'", "")
+            seen += here == section
+            if here == section and number in (None, seen):
+                head = at
+                if key is None:
                     return at
-                continue
-            stands_here = here == section and number in (None, seen) and key is not None
-            if stands_here and re.match(rf"\s*[\"']?{re.escape(str(key))}[\"']?\s*(=|\.)", line):
+            elif key is not None and (here == full or here.startswith(f"{full}.")):
                 return at
-        return head or 1
+            continue
+        stands_here = here == section and number in (None, seen) and key is not None
+        if stands_here and re.match(rf"\s*[\"']?{re.escape(str(key))}[\"']?\s*(=|\.)", line):
+            return at
+    parent, _, name = section.rpartition(".")
+    return line_of(lines, parent, name) if head is None and parent else head or 1
