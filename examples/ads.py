@@ -16,7 +16,8 @@ negatives   There are clicks alone. Each gets RATIO negatives of the same user: 
             ("uniform"), or the ads of other clicks of the same part ("popular"), so that positives and negatives are
             equally popular and only who clicks decides. A negative is no click of the user in its own or an earlier
             part (network, ranker, validation, test). Of later parts nothing is known: to leave out a test click would
-            tell the ranker of it. RCE depends on all of this; what is drawn for the test part is the same in all runs.
+            tell the ranker of it. (Where a rival trains on the network's rows, these count as the ranker's.) RCE
+            depends on all of this; what is drawn for the test part is the same in all runs.
 baseline    A DLRM of the eight codes of the profile, of category, brand and price, and of how often ad, category and
             brand were clicked. Clicks are counted in the network's rows, never in those that the ranker is trained on,
             where every positive would count itself.

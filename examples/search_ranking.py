@@ -49,8 +49,7 @@ from sklearn.pipeline import make_pipeline
 
 from pretrain import Graph, Relation, TrainConfig, export, train
 from recokit import EmbeddingTable, FeatureSpec, Pretrained, Report, evaluate_candidates
-from recokit.ablation import Ablation, Cell
-from recokit.ablation.comparison import compare_sets
+from recokit.ablation import Ablation, Cell, compare_sets
 from recokit.evaluate.measured import Measured, measure, said_of_intervals
 from recokit.floors import EASE
 from recokit.metrics import Rankings, average_precision_at_k, group_auc
@@ -109,6 +108,12 @@ class System:
     ids: bool = False
     counts: tuple[str, ...] = ()
     shuffled: bool = False
+
+    @property
+    def adds(self) -> tuple[str, ...]:
+        """Names of what is added, for reports."""
+        vectors = tuple(f"{name}, shuffled" for name in self.vectors) if self.shuffled else self.vectors
+        return (*vectors, *self.counts, *(("user", "artist", "tag") if self.ids else ()))
 
 
 BASELINE = "baseline"
@@ -387,13 +392,18 @@ def with_dots(search: Search, tables: Mapping[str, EmbeddingTable]) -> Search:
 
 
 def compare(
-    runs: Runs, names: Sequence[str], *, baseline: str, seeds: Sequence[int], protocol: Mapping[str, object]
+    runs: Runs,
+    adds: Mapping[str, Sequence[str]],
+    *,
+    baseline: str,
+    seeds: Sequence[int],
+    protocol: Mapping[str, object],
 ) -> Ablation:
-    """Put systems side by side, each with its difference to ``baseline``."""
+    """Put systems side by side, each with its difference to ``baseline``; ``adds`` says what each of them reads."""
     said = {**protocol, "ties": "expected value", "interval": said_of_intervals("users", SAMPLES)}
     return compare_sets(
-        {("", name): {part: [run[part] for run in runs[name]] for part in runs[name][0]} for name in names},
-        sets={name: SYSTEMS.get(name, RIVALS.get(name, System())).vectors for name in names},
+        {("", name): {part: [run[part] for run in runs[name]] for part in runs[name][0]} for name in adds},
+        sets=adds,
         always=("query", "content", *COUNTS),
         baseline=baseline,
         seeds=seeds,
@@ -477,9 +487,10 @@ def main(words: Sequence[str] | None = None) -> Report:
         runs = run_systems(
             search, seeds=seeds, folder=Path(folder), kind=options.ranker, part=options.part, console=console
         )
-    table3 = compare(runs, list(SYSTEMS), baseline=BASELINE, seeds=seeds, protocol=protocol)
+    adds = {name: system.adds for name, system in {**SYSTEMS, **RIVALS}.items()} | dict.fromkeys(FLOORS, ())
+    table3 = compare(runs, {name: adds[name] for name in SYSTEMS}, baseline=BASELINE, seeds=seeds, protocol=protocol)
     others = [FULL, "+U_f+U_e", BASELINE, *RIVALS, *FLOORS]
-    rivals = compare(runs, others, baseline=FULL, seeds=seeds, protocol=protocol)
+    rivals = compare(runs, {name: adds[name] for name in others}, baseline=FULL, seeds=seeds, protocol=protocol)
     report, tables = table3.report | rivals.report, {}
     for part in dict.fromkeys(each.part for each in table3.cells):
         who = part or "all searchers"

@@ -13,8 +13,9 @@ metrics down. Beside each value stands what the paper does not say: the deviatio
 difference to the baseline. ``recokit ablate`` does the same from a file (docs/ablations.md).
 """
 
-__all__ = ["Ablation", "Cell", "ablate", "feature_sets", "find_leaks"]
+__all__ = ["Ablation", "Cell", "ablate", "compare_sets", "feature_sets", "find_leaks"]
 
+from recokit.ablation.comparison import compare_sets
 from recokit.ablation.result import Ablation, Cell
 from recokit.ablation.sets import feature_sets
 from recokit.ablation.training import ablate, find_leaks
