@@ -6,8 +6,8 @@ Needs the extra onnx. The ranker has 26 categorical columns of dimension 64, 13 
 of dimension 256 (a user's and the candidate's), as float32 vectors or as codes of 32 bytes; bottom layers 512-256, top
 layers 512-256. All run on one thread on the same arrays, taking turns; times are medians, ratios medians of the ratios
 of turns. The exported model comes in three forms: tables inside; tables as inputs, with the request's codes or vectors,
-the user's once; and tables inside with codebooks folded into the projections. What is measured is arrays to probabilities;
-"from a frame" adds reading the features from a frame and looking ids up, which is the same for all.
+the user's once; and tables inside with codebooks folded into the projections. What is measured is arrays to
+probabilities; "from a frame" adds reading the features from a frame and looking ids up, which is the same for all.
 """
 
 import os
