@@ -1,9 +1,11 @@
 """A FeatureSpec as JSON that names its tables and does not swallow them. No torch here.
 
-    {"features": {...}, "statistics": {...} or null, "tables": [{"kind", "entity", "version", "fingerprint", "path"}]}
+    {"features": {...}, "statistics": {...} or null,
+     "tables": [{"kind", "entity", "version", "fingerprint", "ids", "path"}]}
 
-``tables`` holds what a table is known by: kind, entity, version and fingerprint. ``path`` is where it was loaded from,
-relative to the folder that the JSON is written into. A table of another version or of other bytes is refused.
+``tables`` holds what a table is known by: kind, entity, version, fingerprint and a digest of its ids; ``path`` is where
+it was loaded from, relative to the folder that the JSON is written into. A table of another version or of other bytes
+is refused, unless drift is allowed for.
 """
 
 __all__ = ["Tables", "features_from_json", "features_to_json"]
@@ -18,7 +20,7 @@ from recokit.feature_columns import Vocabulary
 from recokit.feature_kinds import Bag, Pretrained, Values
 from recokit.features import FeatureSpec, Statistics
 from recokit.table import EmbeddingStore, FeatureTable, Version, load_table
-from recokit.table.ids import id_array
+from recokit.table.ids import id_array, ids_digest
 
 Tables: TypeAlias = Sequence[FeatureTable | str | Path] | FeatureTable | str | Path | Version | EmbeddingStore
 
@@ -50,7 +52,9 @@ def features_to_json(features: FeatureSpec, folder: str | Path) -> dict[str, Any
     }
 
 
-def features_from_json(content: Mapping[str, Any], tables: Tables | None, folder: str | Path) -> FeatureSpec:
+def features_from_json(
+    content: Mapping[str, Any], tables: Tables | None, folder: str | Path, *, allow_drift: bool = False
+) -> FeatureSpec:
     """Make the spec again that ``features_to_json`` described.
 
     Args:
@@ -58,6 +62,8 @@ def features_from_json(content: Mapping[str, Any], tables: Tables | None, folder
         tables: Where the tables are: a table or its path, several, a version, a store, or None for the paths that they
             were loaded from.
         folder: The folder that the JSON is in.
+        allow_drift: Take a table of another version where the one that is named is not among ``tables``: of the same
+            kind and entity, and the only such one.
 
     Raises:
         FormatError: ``content`` is no such description.
@@ -67,7 +73,7 @@ def features_from_json(content: Mapping[str, Any], tables: Tables | None, folder
     """
     folder, given = Path(folder), _given_tables(tables)
     try:
-        found = [_find(reference, given, folder) for reference in content["tables"]]
+        found = [_find(reference, given, folder, allow_drift) for reference in content["tables"]]
         statistics = content["statistics"]
         return _spec(content["features"], None if statistics is None else _statistics(statistics), found)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -118,7 +124,7 @@ def _values_to_json(values: Values | None) -> int | list[Any] | None:
 def _reference(table: FeatureTable, folder: Path) -> dict[str, Any]:
     path = None if table.path is None else os.path.relpath(table.path, folder)
     known_by = {name: getattr(table, name) for name in ("kind", "entity", "version", "fingerprint")}
-    return {**known_by, "path": path}
+    return {**known_by, "ids": ids_digest(table.ids), "path": path}
 
 
 def _given_tables(tables: Tables | None) -> Sequence[FeatureTable] | Version | EmbeddingStore | None:
@@ -134,7 +140,10 @@ def _given_tables(tables: Tables | None) -> Sequence[FeatureTable] | Version | E
 
 
 def _find(
-    reference: Mapping[str, Any], given: Sequence[FeatureTable] | Version | EmbeddingStore | None, folder: Path
+    reference: Mapping[str, Any],
+    given: Sequence[FeatureTable] | Version | EmbeddingStore | None,
+    folder: Path,
+    allow_drift: bool,
 ) -> FeatureTable:
     """Return the table that a spec names: by kind, entity, version and fingerprint."""
     kind, entity = reference.get("kind", "vectors"), reference["entity"]  # at first there was one kind
@@ -144,12 +153,17 @@ def _find(
         if table.kind == kind and table.entity == entity
     ]
     for table in candidates:
-        if table.version == reference["version"] and table.fingerprint == reference["fingerprint"]:
+        if (table.version, table.fingerprint) == (reference["version"], reference["fingerprint"]) and (
+            "ids" not in reference or ids_digest(table.ids) == reference["ids"]  # at first they were not written down
+        ):
             return table
+    if allow_drift and len(candidates) == 1:
+        return candidates[0]
     came = " and ".join(f"version {table.version!r} ({table.fingerprint[:8]})" for table in candidates) or "none"
     raise VersionError(
         f"{folder} was trained with {_NAMES[kind]} {entity!r} of version {reference['version']!r} "
-        f"({reference['fingerprint'][:8]}), what is here is {came}: pass that table, tables=[...]"
+        f"({reference['fingerprint'][:8]}), what is here is {came}: pass that table, tables=[...], or "
+        "allow_drift=True if another version is to take its place"
     )
 
 

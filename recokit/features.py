@@ -88,6 +88,15 @@ class FeatureSpec:
         for what in ("dense", "hashed"):
             if isinstance(getattr(self, what), str):
                 raise ConfigError(f"{what}={getattr(self, what)!r} is one name, expected a list of names")
+        if not isinstance(self.categorical, Mapping):
+            raise ConfigError(
+                f"categorical={self.categorical!r}: expected columns with how many values to keep, or which"
+            )
+        for what in ("group", "weight"):
+            if not isinstance(getattr(self, what), str | None):
+                raise ConfigError(
+                    f"{what}={getattr(self, what)!r}, expected the name of one column: join several to one"
+                )
         categorical = {column: checked_values(column, values) for column, values in self.categorical.items()}
         object.__setattr__(self, "categorical", categorical)
         self._check_names()
@@ -214,6 +223,7 @@ class FeatureSpec:
         # A column may be pretrained and trainable at once, which is what "sum" needs.
         keys += [name for name in (*self.categorical, *self.hashed) if name not in columns]
         keys += [name for name in self.hashed if name in self.categorical]
+        keys += [bag.key for bag in self.bags if bag.key in {*self.categorical, *self.hashed}]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
             raise ConfigError(f"two features are called {twice!r}: give each a name of its own, name=...")

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from recokit.errors import DataError, FormatError, MissingDependencyError, closest
+from recokit.errors import DataError, FormatError, MissingDependencyError, VersionError, closest
 from recokit.feature_batch import flatten
 from recokit.feature_files import Tables, features_from_json
 from recokit.features import FeatureSpec
@@ -35,17 +35,30 @@ class OnnxRanker:
         features: What it reads; its tables are those that the ranker was trained with.
         inputs: The names of the model's inputs.
         given: The inputs that are rows of a table, codes or vectors, and those tables.
+        codebooks: Of inputs that are codes, the SHA-256 of the codebook that they have to be made with
+            (``PQTable.codebook_sha256``): ``run`` cannot tell.
     """
 
     def __init__(
-        self, session: Any, features: FeatureSpec, inputs: tuple[str, ...], given: Mapping[str, FeatureTable]
+        self,
+        session: Any,
+        features: FeatureSpec,
+        inputs: tuple[str, ...],
+        given: Mapping[str, FeatureTable],
+        codebooks: Mapping[str, str],
     ) -> None:
-        self.features, self.inputs, self.given = features, inputs, given
+        self.features, self.inputs, self.given, self.codebooks = features, inputs, given, codebooks
         self._session = session
 
     @classmethod
     def load(
-        cls, path: str | Path, tables: Tables | None = None, *, threads: int | None = None, verify: bool = False
+        cls,
+        path: str | Path,
+        tables: Tables | None = None,
+        *,
+        threads: int | None = None,
+        verify: bool = False,
+        allow_drift: bool = False,
     ) -> "OnnxRanker":
         """Open an exported ranker.
 
@@ -55,10 +68,13 @@ class OnnxRanker:
                 inputs, are read from there.
             threads: Of onnxruntime, for one request; its own choice where not given.
             verify: Check checksums too; sizes are always checked.
+            allow_drift: Whether a table of another version may take the place of one that comes with requests, as in
+                ``load_ranker``; its codes have to be made with the model's codebook. What is inside the model stays.
 
         Raises:
             FormatError: The folder is no exported ranker, or damaged.
-            VersionError: A table is of another version, or of other bytes, than the ranker was trained with.
+            VersionError: A table is of another version, or of other bytes, than the ranker was trained with; or codes
+                are made with another codebook.
             MissingDependencyError: onnxruntime is not installed.
         """
         try:
@@ -68,7 +84,7 @@ class OnnxRanker:
         folder = local_folder(path)
         manifest = read_manifest(folder, MANIFEST, FORMAT)
         check_files(folder, file_entries(folder, manifest, MANIFEST, required=(MODEL,)), verify=verify)
-        features = features_from_json(manifest, tables, folder)
+        features = features_from_json(manifest, tables, folder, allow_drift=allow_drift)
         options = onnxruntime.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
@@ -77,8 +93,18 @@ class OnnxRanker:
         except Exception as error:  # onnxruntime's errors share no class of their own
             raise FormatError(f"{folder / MODEL}: onnxruntime cannot open it: {error}") from error
         inputs = tuple(manifest_value(folder / MANIFEST, manifest, "inputs", list))
-        given = manifest_value(folder / MANIFEST, manifest, "given", dict)
-        return cls(session, features, inputs, {name: features.tables[said["table"]] for name, said in given.items()})
+        said = manifest_value(folder / MANIFEST, manifest, "given", dict)
+        given = {name: features.tables[each["table"]] for name, each in said.items()}
+        codebooks = {name: each["codebook_sha256"] for name, each in said.items() if each["codebook_sha256"]}
+        for number, (table, reference) in enumerate(zip(features.tables, manifest["tables"], strict=True)):
+            name = next((name for name, each in said.items() if each["table"] == number), None)
+            if name is None and table.fingerprint != reference["fingerprint"]:
+                raise VersionError(
+                    f"{folder} holds the table {table!r} of another version inside: export the ranker anew"
+                )
+            if isinstance(table, PQTable) and codebooks.get(name, table.codebook_sha256) != table.codebook_sha256:
+                raise VersionError(f"{table!r} is made with another codebook than the model {folder} has for {name!r}")
+        return cls(session, features, inputs, given, codebooks)
 
     def predict(self, frame: pd.DataFrame, *, batch_size: int = 16_384) -> NDArray[np.float64]:
         """Return the probability of the label (N,), or of each label (N, T), for every row of a frame."""

@@ -20,6 +20,7 @@ Shapes: N edges or pairs, K the size of a sketch.
 __all__ = [
     "SKETCH_SIZE",
     "TOLERATED",
+    "LeakCount",
     "LeakWarning",
     "Overlap",
     "edge_sketch",
@@ -31,7 +32,7 @@ __all__ = [
 import base64
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
 
@@ -138,6 +139,40 @@ def find_overlaps(features: Sequence[tuple[str, FeatureTable]], frame: pd.DataFr
                 both = sources.notna() & targets.notna()
                 found[key] = Overlap(*key, estimate_overlap(sketch, sources[both], targets[both]))
     return [overlap for overlap in found.values() if not math.isnan(overlap.share)]
+
+
+class LeakCount:
+    """Which rows are edges that the tables were trained on, added up over blocks of rows.
+
+    Shares are of all rows and of those with a positive label, whichever is greater: a hundred drawn negatives for each
+    positive would dilute the first, and a network may know what was disliked.
+
+    Args:
+        features: Pairs of an id column and its table.
+        labels: The label columns; a frame may lack them.
+    """
+
+    def __init__(self, features: Sequence[tuple[str, FeatureTable]], labels: Sequence[str]) -> None:
+        self._features, self._labels = features, labels
+        self._shares: dict[Overlap, dict[str, tuple[float, int]]] = {}
+
+    def add(self, frame: pd.DataFrame) -> None:
+        """Look at some rows."""
+        labels = [name for name in self._labels if name in frame.columns]
+        positive = frame[(frame[labels] == 1).any(axis=1)] if labels else frame
+        for which, rows in (("all", frame), ("positive", positive)):
+            for overlap in find_overlaps(self._features, rows):
+                of = self._shares.setdefault(replace(overlap, share=0.0), {})
+                edges, count = of.get(which, (0.0, 0))
+                of[which] = (edges + overlap.share * len(rows), count + len(rows))
+
+    def leaks(self) -> list[Overlap]:
+        """Return the overlaps of more than is tolerated."""
+        found = [
+            replace(overlap, share=max(edges / count for edges, count in of.values()))
+            for overlap, of in self._shares.items()
+        ]
+        return [overlap for overlap in found if overlap.share > TOLERATED]
 
 
 def _sketches_between(source: FeatureTable, target: FeatureTable) -> Iterator[tuple[FeatureTable, dict[str, Any]]]:

@@ -59,6 +59,14 @@ def text_table(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}, expected at least 1")
+    if not isinstance(texts, Mapping | pd.DataFrame):
+        raise ConfigError(
+            f"texts is a {type(texts).__name__}, expected texts by id or a frame with columns id and text"
+        )
+    given: Any = encoder  # what a caller's types say is not what comes
+    if not callable(given):
+        hint = ": pass its .transform" if hasattr(given, "transform") else ""
+        raise ConfigError(f"encoder is a {type(encoder).__name__}, expected a function of a list of texts{hint}")
     ids, content = _ids_and_texts(texts)
     for key, text in zip(ids, content, strict=True):
         if not isinstance(text, str):

@@ -59,8 +59,9 @@ class Cell:
 
     @property
     def deviation(self) -> float:
-        """The standard deviation over seeds; NaN of one seed."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
+        """The standard deviation over seeds; NaN of one seed, and where a seed has no value."""
+        there = len(self.values) > 1 and all(map(math.isfinite, self.values))
+        return statistics.stdev(self.values) if there else math.nan
 
     @property
     def sure(self) -> bool:
@@ -105,16 +106,42 @@ class Ablation:
         return pd.DataFrame([{**asdict(cell), "mean": cell.mean, "deviation": cell.deviation} for cell in self.cells])
 
     def cell(self, set: str, metric: str, *, ranker: str | None = None, part: str | None = None) -> Cell:
-        """Return the one cell of a set and a metric; several or none is a ConfigError."""
+        """Return the one cell of a set and a metric; several or none is a ConfigError.
+
+        Without ``part``, the cell of all rows goes before those of segments.
+        """
         found = [
             cell
             for cell in self.cells
             if (cell.set, cell.metric) == (set, metric) and ranker in (None, cell.ranker) and part in (None, cell.part)
         ]
+        if len(found) > 1 and part is None:
+            found = [cell for cell in found if cell.part is None] or found
         if len(found) != 1:
-            hint = closest(set, self.sets) if set not in self.sets else closest(metric, {c.metric for c in self.cells})
+            hint = self._hint(found, set, metric, ranker, part)
             raise ConfigError(f"{len(found)} cells of set {set!r} and metric {metric!r}, expected one; {hint}")
         return found[0]
+
+    def _hint(self, found: list[Cell], set: str, metric: str, ranker: str | None, part: str | None) -> str:
+        """Say what would name one cell: the nearest names where none was found, else what tells those found apart."""
+        if not found:
+            known: dict[str, tuple[str | None, list[str | None]]] = {
+                "set": (set, [cell.set for cell in self.cells]),
+                "metric": (metric, [cell.metric for cell in self.cells]),
+                "ranker": (ranker, [cell.ranker for cell in self.cells]),
+                "part": (part, [cell.part for cell in self.cells]),
+            }
+            for field, (asked, there) in known.items():
+                if asked is not None and asked not in there:
+                    return f"of {field} {asked!r}: {closest(asked, {name for name in there if name is not None})}"
+            return "no cell has all of these"
+        several = {
+            "ranker": dict.fromkeys(cell.ranker for cell in found),
+            "part": dict.fromkeys(str(cell.part) for cell in found),
+        }
+        return "choose the " + ", the ".join(
+            f"{field} ({', '.join(of)})" for field, of in several.items() if len(of) > 1
+        )
 
     def table(self, what: What = "values") -> str:
         """Return a Markdown table as TwHIN's Tables 2 and 3: sets across, rankers or metrics down.

@@ -90,7 +90,7 @@ class RunFolder:
         if (differing := _difference(kept, json.loads(json.dumps(dict(settings))))) is not None:
             name, old, new = differing
             raise VersionError(
-                f"{folder} holds the run {str(run)!r} with {name} {_brief(old)}, this one has {_brief(new)}: choose "
+                f"{folder} holds the run {str(run)!r} with {name} {old}, this one has {new}: choose "
                 "another folder, or remove this one"
             )
         try:
@@ -115,9 +115,11 @@ class RunFolder:
             write_json(folder / _MANIFEST, content)
 
 
-def _difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """Return where two trees first differ, as a dotted name and both values."""
+def _difference(old: Any, new: Any, name: str = "") -> tuple[str, str, str] | None:
+    """Return where two trees first differ, as a dotted name and what is said of both values."""
     if isinstance(old, list) and isinstance(new, list):
+        if len(old) != len(new):
+            return name, _listed(old), _listed(new)
         old, new = dict(enumerate(old)), dict(enumerate(new))
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
@@ -125,9 +127,17 @@ def _difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any] | No
             if found is not None:
                 return found
         return None
-    return None if old == new else (name, old, new)
+    return None if old == new else (name, _brief(old), _brief(new))
+
+
+def _listed(values: list[Any]) -> str:
+    """Count, and name what has a name: ``2 (user, ad)``."""
+    given = [(each.get("name") or each.get("column")) if isinstance(each, dict) else each for each in values]
+    names = [each for each in given if isinstance(each, str)]
+    shown = ", ".join([*names[:8], *(["..."] if len(names) > 8 else [])])
+    return f"{len(values)} ({shown})" if shown else str(len(values))
 
 
 def _brief(value: Any) -> str:
-    text = json.dumps(value)
+    text = "none" if value is None else json.dumps(value)
     return text if len(text) <= 100 else f"{text[:60]} ... {text[-30:]}"

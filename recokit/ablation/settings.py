@@ -200,7 +200,7 @@ def _rankers(file: TomlFile, features: FeatureSpec) -> "dict[str, MakeRanker]":
         kind = row.get("kind")
         if not isinstance(kind, str) or kind not in KINDS:
             message = "'kind' is missing" if kind is None else f"there is no ranker of kind {kind!r}"
-            raise file.error("ranker", "kind", f"{message}; {closest(str(kind), KINDS)}", number)
+            raise file.error("ranker", "kind", f"{message}; {closest(str(kind).lower(), KINDS)}", number)
         name = row.get("name", kind if len(rows) > 1 else "")
         if not isinstance(name, str) or name in makers:
             message = f"name is {name!r}, expected one that no other ranker has"

@@ -12,6 +12,7 @@ __all__ = ["MakeRanker", "ablate", "find_leaks"]
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,11 +26,12 @@ from recokit.ablation.runs import Run, RunFolder
 from recokit.ablation.sets import always_there, feature_sets
 from recokit.errors import ConfigError, closest
 from recokit.evaluate.measured import Measured
-from recokit.evaluate.scored import check_rows, metrics_of, score
+from recokit.evaluate.scored import Kind, check_rows, metrics_of, score
 from recokit.feature_files import features_to_json
 from recokit.features import FeatureSpec
 from recokit.frame.negatives import SampledNegatives
-from recokit.overlap import TOLERATED, LeakWarning, Overlap, find_overlaps
+from recokit.metrics.arrays import at_least_one
+from recokit.overlap import LeakCount, LeakWarning
 
 if TYPE_CHECKING:
     from recokit.rankers import FitConfig, Ranker
@@ -53,7 +55,7 @@ def ablate(
     metrics: Sequence[str] = ("rce",),
     group: str | None = None,
     negatives: SampledNegatives | None = None,
-    segments: Sequence[str] = (),
+    segments: str | Sequence[str] = (),
     min_rows: int = 100,
     bootstrap: int = 1000,
     folder: str | Path | None = None,
@@ -96,13 +98,29 @@ def ablate(
     """
     from recokit.rankers import FitConfig
 
-    specs = feature_sets(features, sets)
+    specs, columns = feature_sets(features, sets), (segments,) if isinstance(segments, str) else tuple(segments)
     if baseline not in specs:
         raise ConfigError(f"the baseline is the set {baseline!r}; {closest(baseline, specs)}")
     seeds = _seeds(seeds)
     group = features.group if group is None and features.group in test.columns else group
     labels = check_rows(test, features.label, group)
-    _check_metrics(metrics, group)
+    makers = ranker if isinstance(ranker, Mapping) else {"": ranker}
+    kinds: dict[str, Kind] = {name: make(specs[baseline], seeds[0]).predicts for name, make in makers.items()}
+    for name, kind in kinds.items():
+        _check_metrics(metrics, group, kind, name)
+    if bootstrap < 0:
+        raise ConfigError(f"bootstrap has to be a number of resamples, or 0 for none, not {bootstrap}")
+    parts = partial(
+        score,
+        test,
+        label=features.label or (),
+        group=group,
+        weight=features.weight,
+        segments=columns,
+        min_rows=at_least_one(min_rows, "min_rows"),
+    )
+    for _ in parts(np.zeros((len(test), len(labels)))):
+        pass  # rows or segments that cannot be scored are told before anything is trained
     tell = callback or (lambda event: None)
     leaks = find_leaks(features, {"training": train, "validation": valid, "test": test})
     for leak in leaks:
@@ -113,29 +131,23 @@ def ablate(
         config or FitConfig(),
         negatives,
         len(labels),
-        _identities(features, {"train": train, "valid": valid, "test": test}),
+        _identities(features, {"train": train, "valid": valid, "test": test}, negatives),
         RunFolder.at(folder),
         tell,
     )
-    makers = ranker if isinstance(ranker, Mapping) else {"": ranker}
     measured: dict[tuple[str, str], dict[str | None, list[Measured]]] = {}
     said: dict[str | None, dict[str, Any]] = {}
     planned = [Run(name, chosen, seed) for name in makers for chosen in specs for seed in seeds]
     for number, run in enumerate(planned, start=1):
         predictions = work.predictions(run, makers[run.ranker], specs[run.set], {"number": number, "of": len(planned)})
-        for part, scored, added in score(
-            test,
-            predictions,
-            label=features.label or (),
-            group=group,
-            weight=features.weight,
-            segments=segments,
-            min_rows=min_rows,
-        ):
+        for part, scored, added in parts(predictions, kind=kinds[run.ranker]):
             of_set = measured.setdefault((run.ranker, run.set), {})
             of_set.setdefault(part, []).append(scored.measure(bootstrap, metrics))
             if part not in said:
                 said[part] = {**scored.protocol(bootstrap), **added, **_selection(valid, leaks), **(protocol or {})}
+                if len(set(kinds.values())) > 1:
+                    ranking = [name for name, kind in kinds.items() if kind == "scores"]
+                    said[part]["predictions"] = f"those of {', '.join(ranking)} are scores: their order alone counts"
     chosen = {name: list(dict.fromkeys(added)) for name, added in sets.items()}
     always = always_there(features, sets)
     return compare_sets(
@@ -158,16 +170,12 @@ def find_leaks(features: FeatureSpec, rows: "Mapping[str, Source | None]") -> li
     for name, source in rows.items():
         if source is None:
             continue
-        blocks = open_rows(source, columns, held=0)
-        shares: dict[Overlap, list[tuple[float, int]]] = {}
+        there = [label for label in features.labels if not isinstance(source, pd.DataFrame) or label in source.columns]
+        blocks = open_rows(source, [*columns, *there], held=0, optional=features.labels)
+        count = LeakCount(tables, features.labels)
         for block in range(len(blocks.sizes)):
-            frame = blocks.read([block], 0)
-            for overlap in find_overlaps(tables, frame):
-                shares.setdefault(replace(overlap, share=0.0), []).append((overlap.share, len(frame)))
-        for overlap, found in shares.items():
-            share = sum(part * size for part, size in found) / sum(size for _, size in found)
-            if share > TOLERATED:
-                leaks.append(f"{name} rows leak through frozen vectors: {replace(overlap, share=share)}")
+            count.add(blocks.read([block], 0))
+        leaks += [f"{name} rows leak through frozen vectors: {leak}" for leak in count.leaks()]
     return leaks
 
 
@@ -232,15 +240,19 @@ def _settings(
     }
 
 
-def _identities(features: FeatureSpec, rows: "Mapping[str, Source | None]") -> dict[str, Any]:
-    """What tells the rows from others, as JSON takes it."""
+def _identities(
+    features: FeatureSpec, rows: "Mapping[str, Source | None]", negatives: SampledNegatives | None
+) -> dict[str, Any]:
+    """What tells the rows from others, as JSON takes it; what negatives are drawn for is in the training rows."""
     from recokit.rankers.rows import columns_of, open_rows
 
     columns = columns_of(features)
-    return {
-        name: None if source is None else open_rows(source, columns, held=0, optional=columns).identity()
-        for name, source in rows.items()
-    }
+    drawn = [] if negatives is None else [negatives.query, negatives.column]
+    identities: dict[str, Any] = {}
+    for name, source in rows.items():
+        wanted = list(dict.fromkeys([*columns, *drawn])) if name == "train" else columns
+        identities[name] = open_rows(source, wanted, held=0, optional=wanted).identity() if source is not None else None
+    return identities
 
 
 def _selection(valid: object, leaks: Sequence[str]) -> dict[str, Any]:
@@ -260,12 +272,17 @@ def _is_seed(seed: Any) -> bool:
     return isinstance(seed, int | np.integer) and not isinstance(seed, bool) and int(seed) >= 0
 
 
-def _check_metrics(metrics: Sequence[str], group: str | None) -> None:
-    known = metrics_of(grouped=group is not None)
+def _check_metrics(metrics: Sequence[str], group: str | None, kind: Kind, ranker: str) -> None:
+    known = metrics_of(kind, grouped=group is not None)
     if isinstance(metrics, str) or not metrics:
         raise ConfigError(f"metrics is {metrics!r}, expected a list of some of: {', '.join(known)}")
     for metric in metrics:
         if metric in metrics_of(grouped=True) and metric not in known:
+            if metric in metrics_of(grouped=group is not None):
+                named = f"ranker {ranker!r}" if ranker else "the ranker"
+                raise ConfigError(
+                    f"metric {metric!r} is of probabilities, and {named} predicts scores; known: {', '.join(known)}"
+                )
             raise ConfigError(f"metric {metric!r} needs groups: name their column by group")
         if metric not in known:
             raise ConfigError(f"there is no metric {metric!r}; {closest(str(metric), known)}")

@@ -33,7 +33,7 @@ class Ranker(Protocol):
         """Has ``label``, the column of labels or several; ``group`` and ``weight`` name columns where they exist."""
 
     def predict(self, frame: pd.DataFrame) -> npt.NDArray[np.floating]:
-        """Return probabilities, (rows,) or (rows, labels)."""
+        """Return probabilities, (rows,) or (rows, labels); or scores, where ``ranker.predicts`` is ``"scores"``."""
 
 
 def evaluate_ranker(
@@ -135,16 +135,30 @@ def compare_rankers(
     bootstrap: int = 1000,
     data: Mapping[str, str] | None = None,
 ) -> Report:
-    """Differences ``a - b`` of the metrics of ``evaluate_ranker``, on the same rows and resamples, but for the ECE."""
+    """Differences ``a - b`` of the metrics of ``evaluate_ranker``, on the same rows and resamples, but for the ECE.
+
+    Of a ranker of scores and one of probabilities, the metrics of scores are compared.
+
+    Raises:
+        DataError: The rankers have other labels, or the frame has other groups or weights for them.
+    """
     if np.atleast_1d(a.features.label).tolist() != np.atleast_1d(b.features.label).tolist():
         raise DataError(
             f"rankers of the same labels can be compared, not of {a.features.label!r} and {b.features.label!r}"
         )
+    for what, own, other in zip(("group", "weight"), *(_named(each, frame, group) for each in (a, b)), strict=True):
+        if own != other:
+            raise DataError(
+                f"rankers are compared on the same {what}s: {names[0]} has the {what} {own!r}, {names[1]} has {other!r}"
+                + ("; name the column of both by group" if what == "group" else "")
+            )
     results = []
     parts = (_parts(ranker, frame, group, segments, min_rows) for ranker in (a, b))
     for (part, first, added), (_, second, _) in zip(*parts, strict=True):
-        difference = first.measure(bootstrap) - second.measure(bootstrap)
-        said = {**first.protocol(bootstrap), "difference": "paired", **added, **(protocol or {})}
+        shared = [metric for metric in first.metrics if metric in second.metrics]
+        difference = first.measure(bootstrap, shared) - second.measure(bootstrap, shared)
+        measured = {**first.protocol(bootstrap), **second.protocol(bootstrap)}
+        said = {**measured, "difference": "paired", **added, **(protocol or {})}
         results += difference.results(" - ".join(names), protocol=said, seed=seed, group=part)
     return Report(results, gather_provenance(data))
 
@@ -170,15 +184,22 @@ def _parts(
 ) -> Iterator[tuple[str | None, Scored, dict[str, Any]]]:
     """Predict once, and score each label column and segment."""
     spec = ranker.features
-    if group is None and getattr(spec, "group", None) in frame.columns:
-        group = spec.group
+    group, weight = _named(ranker, frame, group)
     check_rows(frame, spec.label, group)  # before the work of predicting
     return score(
         frame,
         ranker.predict(frame),
         label=spec.label,
         group=group,
-        weight=getattr(spec, "weight", None),
+        weight=weight,
+        kind=getattr(ranker, "predicts", "probabilities"),
         segments=(segments,) if isinstance(segments, str) else tuple(segments),
         min_rows=min_rows,
     )
+
+
+def _named(ranker: Ranker, frame: pd.DataFrame, group: str | None) -> tuple[str | None, str | None]:
+    """Return the columns of groups and of weights: what the ranker's features name, where the frame has it."""
+    own, weight = (getattr(ranker.features, name, None) for name in ("group", "weight"))
+    own = own if own in frame.columns else None
+    return (own if group is None else group), (weight if weight in frame.columns else None)

@@ -8,6 +8,7 @@ Shapes: n rows, G groups, M metrics, T labels.
 
 __all__ = ["BINS", "Kind", "Scored", "check_rows", "metrics_of", "score", "segment_rows"]
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -157,8 +158,9 @@ class Scored:
 
     def protocol(self, samples: int) -> dict[str, Any]:
         """Say how these predictions are measured."""
+        prior = _average(self.label, self.weight)
         said: dict[str, Any] = {
-            "prior": _average(self.label, self.weight),
+            "prior": None if np.isnan(prior) else prior,  # no row weighs anything
             "reference": "prior of the evaluated rows",
             "weight": "none" if (self.weight == 1.0).all() else "by column",
             "ties": "half in AUC, one threshold in PR-AUC, expected value in MAP",
@@ -220,7 +222,7 @@ def score(
     columns = _columns(predictions, len(frame), labels)
     weights = _weights(frame, weight)
     groups = frame[group] if group else None
-    parts = [(name, rows, said) for name in segments for name, rows, said in segment_rows(frame, name, min_rows)]
+    parts = [part for column in dict.fromkeys(segments) for part in segment_rows(frame, column, min_rows)]
     for name_of_label, values in zip(labels, columns.T, strict=True):
         truth, scored = as_labels(frame[name_of_label]), as_scores(values, len(frame))
         whole = None if isinstance(label, str) else name_of_label
@@ -250,10 +252,16 @@ def segment_rows(frame: pd.DataFrame, column: str, min_rows: int) -> list[tuple[
 
     Largest first. Values with fewer than ``min_rows`` rows are joined as ``(other)``, which comes last, whatever its
     size; missing values are ``(missing)``.
+
+    Raises:
+        DataError: The frame lacks the column, it holds lists, or two segments would have the same name.
     """
     if column not in frame.columns:
         raise DataError(f"segments by column {column!r}, which the frame lacks; {closest(column, map(str, frame))}")
-    code, values = pd.factorize(frame[column], use_na_sentinel=False)
+    try:
+        code, values = pd.factorize(frame[column], use_na_sentinel=False)
+    except TypeError as error:
+        raise DataError(f"segments by column {column!r}, whose values are no single ones: {error}") from error
     names = ["(missing)" if missing else str(value) for value, missing in zip(values, pd.isna(values), strict=True)]
     size = np.bincount(code, minlength=len(names))
     rare = size < at_least_one(min_rows, "min_rows")
@@ -264,7 +272,18 @@ def segment_rows(frame: pd.DataFrame, column: str, min_rows: int) -> list[tuple[
         joined = np.flatnonzero(rare[code])
         said = f"{rare.sum()} of {len(names)} values, with fewer than {min_rows} rows each, {len(joined)} together"
         parts.append((f"{column}=(other)", joined, {"other": said}))
+    _refuse_twins(column, [name for name, _, _ in parts])
     return parts
+
+
+def _refuse_twins(column: str, names: Sequence[str]) -> None:
+    """Refuse segments that a report could not tell apart, such as those of 1 and "1"."""
+    twins = [name for name, times in Counter(names).items() if times > 1]
+    if twins:
+        raise DataError(
+            f"segments by column {column!r}: two of its values would both be called {twins[0]!r}; expected values that "
+            "differ as text, and none that is '(missing)' or '(other)' beside such rows"
+        )
 
 
 def _columns(predictions: npt.NDArray[np.floating], n: int, labels: Sequence[str]) -> Floats:  # (n, T)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from recokit.errors import ConfigError, DataError, closest
 from recokit.frame.columns import check_columns, refuse_missing
+from recokit.frame.digest import frame_digest
 from recokit.table.id_column import IdColumn
 from recokit.table.ids import Ids, id_array, ids_digest
 
@@ -59,6 +60,10 @@ class SampledNegatives:
     exclude: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:
+        if hasattr(self.catalog, "ids"):
+            raise ConfigError(
+                f"catalog is {self.catalog!r}, expected a frame or ids: take its .ids, or their attributes"
+            )
         if self.distribution not in get_args(Distribution):
             choices = closest(str(self.distribution), get_args(Distribution))
             raise ConfigError(f"distribution is {self.distribution!r}; {choices}")
@@ -93,7 +98,7 @@ class SampledNegatives:
         )
         return {
             "items": ids_digest(_ids(catalog, self.column)),
-            "attributes": [name for name in map(str, catalog.columns) if name != self.column],
+            "attributes": {str(name): frame_digest(catalog[[name]]) for name in catalog.columns if name != self.column},
             "column": self.column,
             "query": self.query,
             "ratio": int(self.ratio),
@@ -113,6 +118,11 @@ class NegativeSampler:
     def __init__(self, settings: SampledNegatives, positives: Iterable[pd.DataFrame]) -> None:
         self._settings, self._catalog = settings, _catalog(settings)
         self.rows_each = 1 + int(settings.ratio)
+        if settings.query in self._catalog.columns:
+            raise ConfigError(
+                f"the catalog has the query's column {settings.query!r}, which a negative would take from the drawn "
+                "item: leave it out of the catalog"
+            )
         self._items = IdColumn.of(_ids(self._catalog, settings.column), f"the catalog's column {settings.column!r}")
         count = self._items.count
         if not count:

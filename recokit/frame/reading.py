@@ -102,6 +102,8 @@ def source_files(source: str | Path) -> list[Path]:
         return [path]
     found = path.iterdir() if path.is_dir() else Path(path.anchor).glob(str(path.relative_to(path.anchor)))
     files = [file for file in sorted(found) if _suffix(file) and file.is_file() and not file.name.startswith(".")]
+    if not files and not path.exists() and not set("*?[") & set(str(path)):
+        raise DataError(f"{source} does not exist")
     if not files:
         raise DataError(f"{source}: no file here ends in {', '.join((*_PARQUET, *_SEPARATORS))}")
     if len({_suffix(file) in _PARQUET for file in files}) > 1:

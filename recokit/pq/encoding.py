@@ -30,6 +30,7 @@ _SUB_QUANTIZERS = 16
 _MAX_CODES = 256
 _MIN_CODES = 16
 _ROWS_PER_CODE = 39  # below, centroids of k-means fit the sample rather than the table; faiss warns there
+_LARGEST = 1e17  # squared, and summed over the dimensions, float32 holds it
 _TRAIN_ROWS = 1 << 16  # 256 rows for each centroid, faiss's own limit
 
 
@@ -81,6 +82,8 @@ def quantize(
     """
     table = as_vectors(table, "quantize")
     check_settings({"train_rows": train_rows, "threads": threads})
+    if not 0 <= seed < 1 << 31:
+        raise ConfigError(f"seed is {seed}, expected 0 to 2147483647")
     if path is not None and Path(path).exists():  # before the work, not after it
         raise VersionError(f"{path} exists already, and what is written is never changed: choose another name")
     if codebook is None:
@@ -118,7 +121,10 @@ def _sample(table: EmbeddingTable, size: int, *, normalize: bool, seed: int) -> 
         )
     if size < table.count:  # ascending, as they are on disk
         rows = np.sort(np.random.default_rng(seed).choice(table.count, size, replace=False))
-    return _read(table, rows, normalize)
+    vectors = _read(table, rows, normalize)
+    if (largest := float(np.abs(vectors).max(initial=0.0))) > _LARGEST:
+        raise DataError(f"the {table.entity!r} table has numbers of up to {largest:.0e}, whose squares float32 has not")
+    return vectors
 
 
 def _num_codes(rows: int) -> int:

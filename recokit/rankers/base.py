@@ -8,7 +8,7 @@ __all__ = ["Ranker", "Tables", "seeded", "to_tensors"]
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -34,10 +34,12 @@ class Ranker(nn.Module):
         offset: (T,), added to the logits by ``predict`` and not in training: zeros, or, where the ranker was trained on
             a share of the negatives, the log of that share, so that probabilities are those of the whole population.
         batches_by_group: Whether the loss needs whole groups in a batch.
+        predicts: What ``predict`` gives: ``scores`` only rank, and are evaluated so.
     """
 
     kind: ClassVar[str]
     batches_by_group: bool = False
+    predicts: Literal["probabilities", "scores"] = "probabilities"
     offset: Tensor
 
     def __init__(self, features: FeatureSpec, settings: dict[str, Any]) -> None:

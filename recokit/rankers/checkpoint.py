@@ -70,7 +70,9 @@ def save_ranker(ranker: Ranker, path: str | Path) -> Path:
     return target
 
 
-def load_ranker(path: str | Path, tables: Tables | None = None, *, verify: bool = False) -> Ranker:
+def load_ranker(
+    path: str | Path, tables: Tables | None = None, *, verify: bool = False, allow_drift: bool = False
+) -> Ranker:
     """Read a checkpoint.
 
     Args:
@@ -78,6 +80,8 @@ def load_ranker(path: str | Path, tables: Tables | None = None, *, verify: bool 
         tables: Where its tables are: a table or its path, several, a version, a store, or None for the paths they were
             loaded from.
         verify: Whether to check checksums too; sizes are always checked.
+        allow_drift: Whether a table of another version may take a table's place, if it is the only one of its kind and
+            entity; what the ranker says of it, nobody has measured.
 
     Raises:
         FormatError: the folder is damaged or of another format.
@@ -92,7 +96,7 @@ def load_ranker(path: str | Path, tables: Tables | None = None, *, verify: bool 
     kind = manifest.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise FormatError(f"{folder} holds a ranker of kind {kind!r}; this release reads {sorted(KINDS)}")
-    features = features_from_json(manifest, tables, folder)
+    features = features_from_json(manifest, tables, folder, allow_drift=allow_drift)
     try:
         ranker = KINDS[kind](features, **manifest["settings"])
     except (KeyError, TypeError, ValueError) as error:

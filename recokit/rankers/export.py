@@ -120,9 +120,11 @@ class _Exported(nn.Module):
 
 
 def _sharing_copy(ranker: Ranker) -> Ranker:
-    """Copy the modules of a ranker, but none of its arrays."""
-    kept = [*ranker.parameters(), *ranker.buffers()]
-    kept += [module.features for module in ranker.modules() if hasattr(module, "features")]  # type: ignore[misc]
+    """Copy the modules of a ranker, but none of its arrays, unless those are on another device."""
+    kept: list[Any] = [module.features for module in ranker.modules() if hasattr(module, "features")]
+    if ranker.bias.device.type != "cpu":
+        return copy.deepcopy(ranker, {id(each): each for each in kept}).cpu()
+    kept += [*ranker.parameters(), *ranker.buffers()]
     return copy.deepcopy(ranker, {id(each): each for each in kept})
 
 
@@ -139,6 +141,12 @@ def _table_buffers(ranker: Ranker) -> dict[int, tuple[str, Tensor]]:
         if isinstance(layer, PQEmbedding | FrozenEmbedding):
             what = "codes" if isinstance(layer, PQEmbedding) else "vectors"
             found[numbers[id(table)]] = (what, getattr(layer, what))
+    # The target of a mixture reads the table by the rows of its feature, which count the whole table where that trains
+    # on a copy of it.
+    by_key = {feature.key: feature for feature in spec.pretrained}
+    targets = [by_key[feature.target] for feature in spec.pretrained if feature.target is not None]
+    for target in (each for each in targets if each.usage == "init"):
+        found.pop(numbers[id(target.table)], None)
     return found
 
 
@@ -195,15 +203,17 @@ def _write_model(model: _Exported, named: Mapping[str, Tensor], path: Path) -> N
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what torch's exporter says of its own insides from a user who can do nothing about it."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _require(package: str) -> None:

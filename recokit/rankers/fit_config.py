@@ -27,11 +27,13 @@ class FitConfig:
         device: Where to train and leave the ranker, such as ``"cuda"``; None for where it is.
         shuffle_rows: Rows that are in memory to be shuffled together, where files hold more (see
             ``recokit.rankers.batches`` for what that does to the order).
-        negative_rate: The share of the negatives that were kept, in (0, 1]: probabilities are then those of the whole
-            population, ``p / (p + (1 - p) / negative_rate)`` (He et al. 2014, 6.3). For rankers of one label, and for
-            ESMM, whose negatives are impressions without a click. Validation rows have to be sampled alike: losses are
-            those of sampled rows. With R drawn negatives for each positive, where a share b of all impressions is
-            positive, the rate is R b / (1 - b).
+        negative_rate: The share of the negatives that were kept: probabilities are then those of the whole population,
+            ``p / (p + (1 - p) / negative_rate)`` (He et al. 2014, 6.3). For rankers of one label, and for ESMM, whose
+            negatives are impressions without a click. Validation rows have to be sampled alike: losses are those of
+            sampled rows. With R negatives for each positive, drawn from what was not clicked, where a share b of all
+            impressions is positive, the rate is R b / (1 - b), which may be more than 1. Negatives that are drawn from
+            everything, positives that nobody logged among them, stand for the population and not for its negatives: of
+            them R b p / (1 - p) is the probability, and no rate gives it.
         metric: What is to improve: the ranker's own loss (``log_loss``), or the ROC-AUC over all rows (``auc``).
     """
 
@@ -57,8 +59,8 @@ class FitConfig:
             )
         if self.shuffle_rows < self.batch_size:
             raise ConfigError(f"shuffle_rows is {self.shuffle_rows}, expected a batch of {self.batch_size} at least")
-        if not 0 < self.negative_rate <= 1:
-            raise ConfigError(f"negative_rate is {self.negative_rate}, expected a share of the negatives in (0, 1]")
+        if not 0 < self.negative_rate < math.inf:
+            raise ConfigError(f"negative_rate is {self.negative_rate}, expected a share of the negatives, more than 0")
         if self.metric not in get_args(Metric):
             raise ConfigError(f"metric is {self.metric!r}; {closest(str(self.metric), get_args(Metric))}")
 

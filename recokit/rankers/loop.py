@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recokit.errors import ConfigError
+from recokit.errors import ConfigError, DataError
 from recokit.features import Batch
 from recokit.rankers.base import Ranker, to_tensors
 from recokit.rankers.batches import Batches, Place, ahead
@@ -145,6 +145,11 @@ class Training:
         valid_log_loss = valid_auc = math.nan
         if self.valid is not None:
             valid_log_loss, valid_auc = evaluate(self.ranker, self.valid, auc=self.config.metric == "auc")
+            if math.isnan(valid_log_loss):
+                raise DataError(
+                    f"the validation loss is NaN at step {self.step}: a row there is far outside of what the training "
+                    "rows hold"
+                )
         seconds = self.seconds_before + time.perf_counter() - self.started
         self.history.append(Evaluation(epoch, self.step, train_log_loss, valid_log_loss, seconds, valid_auc))
         if self.valid is None:

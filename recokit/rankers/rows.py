@@ -6,17 +6,16 @@ buffer are read whole, and are a frame from then on.
 
 __all__ = ["FrameRows", "Rows", "SampledRows", "Source", "columns_of", "open_rows"]
 
-import hashlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
-from recokit.errors import ConfigError, DataError
+from recokit.errors import ConfigError
 from recokit.features import FeatureSpec
+from recokit.frame.digest import frame_digest
 from recokit.frame.negatives import NegativeSampler
 from recokit.frame.reading import source_files
 from recokit.rankers.parquet_rows import ParquetRows
@@ -61,16 +60,7 @@ class FrameRows:
         """Return the number of rows and a hash of their columns as Arrow writes them."""
         if self._identity is None:
             there = [name for name in self._columns if name in self._frame.columns]
-            digest = _Digest()
-            try:
-                table = pa.Table.from_pandas(self._frame[there], preserve_index=False).replace_schema_metadata(None)
-            except (pa.ArrowException, TypeError) as error:
-                raise DataError(
-                    f"the frame's columns hold what a checkpoint cannot tell from others: {error}"
-                ) from error
-            with pa.ipc.new_stream(pa.PythonFile(digest, "w"), table.schema) as writer:
-                writer.write_table(table)
-            self._identity = {"rows": len(self._frame), "sha256": digest.value}
+            self._identity = {"rows": len(self._frame), "sha256": frame_digest(self._frame[there])}
         return self._identity
 
 
@@ -135,26 +125,3 @@ def columns_of(features: FeatureSpec) -> list[str]:
     names += [name for bag in features.bags for name in (bag.column, bag.weights)]
     names += [*features.labels, features.group, features.weight]
     return list(dict.fromkeys(name for name in names if name is not None))
-
-
-class _Digest:
-    """A file that hashes what is written to it."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-
-    @property
-    def value(self) -> str:
-        return self._hash.hexdigest()
-
-    def write(self, data: Any) -> int:
-        self._hash.update(data)
-        return len(data)
-
-    def flush(self) -> None:
-        """Nothing waits."""
-
-    def close(self) -> None:
-        """Nothing is open."""

@@ -64,6 +64,7 @@ class SearchRanker(Ranker):
         settings = plain_sizes({"dim": dim}, {"hidden": hidden}, seed)
         super().__init__(features, {**settings, "loss": loss, "products": products})
         self.batches_by_group = loss == "listwise"
+        self.predicts = "scores" if loss == "listwise" else "probabilities"
         self.products: Products = products
         with seeded(settings["seed"]):
             self.encoder = Encoder(features, settings["dim"])

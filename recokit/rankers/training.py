@@ -138,7 +138,7 @@ def _checked(
     labels = ranker.features.labels
     # Of several labels an offset is right only where the ranker says what it does to the others, as ESMM does.
     is_offset_of_all = type(ranker).calibrated is Ranker.calibrated
-    sampled = {"negatives": negatives is not None, "negative_rate": config.negative_rate < 1 and is_offset_of_all}
+    sampled = {"negatives": negatives is not None, "negative_rate": config.negative_rate != 1 and is_offset_of_all}
     for name, given in sampled.items():
         if given and len(labels) > 1:
             raise ConfigError(f"{name} is for a ranker of one label, this one has {len(labels)}: {', '.join(labels)}")
@@ -178,11 +178,16 @@ def _look(ranker: Ranker, rows: Rows, valid: Rows | None, checkpoints: Checkpoin
         content = {**features_to_json(ranker.features, "."), "statistics": checkpoints.start["statistics"]}
         ranker.features = features_from_json(content, list(ranker.features.tables), ".")
         return Survey(**checkpoints.start["survey"])
-    if ranker.features.statistics is None:
-        ranker.features = ranker.features.fit(_frames(rows))
-    seen = survey(ranker.features, rows, "training")
+    features = ranker.features
+    if features.statistics is None:
+        features = features.fit(_frames(rows))
+    seen = survey(features, rows, "training")
+    for name, share in zip(features.labels, seen.shares, strict=True):
+        if share in (0, 1):
+            raise DataError(f"label {name!r} is {share:g} in every training row: there is nothing to learn")
     if valid is not None:
-        survey(ranker.features, valid, "validation")
+        survey(features, valid, "validation")
+    ranker.features = features  # of rows that can be trained on, and no others
     if checkpoints is not None:
         statistics = features_to_json(ranker.features, ".")["statistics"]
         checkpoints.begin({"statistics": statistics, "survey": asdict(seen)})
@@ -191,9 +196,6 @@ def _look(ranker: Ranker, rows: Rows, valid: Rows | None, checkpoints: Checkpoin
 
 def _start(ranker: Ranker, seen: Survey, config: FitConfig) -> None:
     """Put the labels' log odds into a bias that has never been trained, and the ranker where it is to train."""
-    for name, share in zip(ranker.features.labels, seen.shares, strict=True):
-        if share in (0, 1):
-            raise DataError(f"label {name!r} is {share:g} in every training row: there is nothing to learn")
     if not ranker.bias.any():
         ranker.start_bias(np.array(seen.shares))
     ranker.offset.fill_(config.offset)

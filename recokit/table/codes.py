@@ -278,12 +278,15 @@ class PQTable(WithIds):
         digest = files["codebook.npy"]["sha256"]
         if codec == "opq":
             digest = joined_digests(digest, files["rotation.npy"]["sha256"])
+        codes = load_npy(folder / "codes.npy", dtypes=("uint8",), shape=(count, parts))
+        if size < 256 and count and int(codes.max()) >= size:  # only small tables have fewer
+            raise FormatError(f"{folder / 'codes.npy'} holds code {int(codes.max())} of a codebook of {size}")
         return cls(
             entity=value("entity", str),
             version=value("version", str),
             comparator=comparator,  # type: ignore[arg-type]
             codec=codec,  # type: ignore[arg-type]
-            codes=load_npy(folder / "codes.npy", dtypes=("uint8",), shape=(count, parts)),
+            codes=codes,
             codebook=load_npy(folder / "codebook.npy", dtypes=("float32",), shape=(parts, size, width)),
             rotation=load_npy(folder / "rotation.npy", dtypes=("float32",), shape=(dim, dim))
             if codec == "opq"

@@ -169,7 +169,10 @@ class Version:
             raise ConfigError(f"version {self.name!r} has no table {name!r}; {closest(name, self.tables)}")
         entry = self.tables[name]
         if entry.kind != kind:
-            raise ConfigError(f"table {name!r} of version {self.name!r} is of kind {entry.kind!r}, expected {kind!r}")
+            raise ConfigError(
+                f"table {name!r} of version {self.name!r} is of kind {entry.kind!r}, expected {kind!r}; open({name!r}) "
+                "opens any kind"
+            )
         return entry
 
     def table_of(

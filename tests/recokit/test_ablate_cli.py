@@ -271,6 +271,8 @@ def test_ids_of_text_files_are_those_of_their_tables(folder, write):
         ),
         ('column = "ad"\n', 'colum = "ad"\n', 16, "unknown key 'colum'; did you mean 'column'"),
         ('kind = "dlrm"', 'kind = "dlmr"', 20, "there is no ranker of kind 'dlmr'; did you mean 'dlrm'"),
+        ('kind = "dlrm"', 'kind = "DLRM"', 20, "there is no ranker of kind 'DLRM'; did you mean 'dlrm'"),
+        ('kind = "dlrm"', 'kind = "DCNv2"', 20, "there is no ranker of kind 'DCNv2'; did you mean 'dcn_v2'"),
         ('kind = "dlrm"', 'name = "x"', 19, "'kind' is missing"),
         ("dim = 4", "dims = 4", 21, "unknown key 'dims'; did you mean 'dim'"),
         ("dim = 4", "seed = 4", 21, "unknown key 'seed'"),

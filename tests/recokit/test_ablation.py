@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -79,6 +80,10 @@ def planted():
 
 def small(features, seed, dim=4):
     return DLRM(features, dim=dim, bottom=(8,), top=(16,), seed=seed)
+
+
+class NotTrained:
+    predicts = "probabilities"
 
 
 def run(planted, sets=SETS, **choices):
@@ -303,8 +308,9 @@ def test_leaks_of_files_are_those_of_all_their_blocks(planted, tmp_path):
     planted.train.to_parquet(tmp_path / "train.parquet", row_group_size=100)
     of_frame = find_leaks(features, {"training": planted.train, "validation": None, "test": planted.test})
     assert of_frame == find_leaks(features, {"training": tmp_path / "train.parquet"})
-    pairs = planted.train[["user", "ad"]].merge(known[["user", "ad"]].drop_duplicates())
-    share = len(pairs) / len(planted.train)
+    clicks = planted.train[planted.train["clicked"] == 1]  # of all rows or of these, whichever share is greater
+    edges = known[["user", "ad"]].drop_duplicates()
+    share = max(len(rows[["user", "ad"]].merge(edges)) / len(rows) for rows in (planted.train, clicks))
     assert of_frame[0].startswith(f"training rows leak through frozen vectors: {share:.0%} of the pairs (user, ad)")
 
 
@@ -474,6 +480,110 @@ def test_the_plot_shows_every_set_but_the_baseline(made, tmp_path):
         ablation(cells("rce", {"baseline": (1.0,)}), sets=("baseline",)).plot(tmp_path / "b.png")
 
 
+def test_a_metric_without_a_value_is_nan_in_every_view(planted, tmp_path):
+    test = planted.test.assign(part=np.where(planted.test["age"] < 0, "low", "high"))
+    test.loc[test["part"] == "low", "clicked"] = 1
+    found = run(planted, {"baseline": [], "U": ["user"]}, test=test, segments="part", metrics=["auc"], seeds=(0, 1))
+    cell = found.cell("U", "auc", part="part=low")
+    assert all(math.isnan(value) for value in (cell.mean, cell.deviation, cell.difference, cell.low))
+    assert not cell.sure
+    assert cell.seeds_beyond == 0
+    assert cell.values != found.cell("U", "auc").values
+    assert found.cell("U", "auc").part is None
+    assert "| part=low | nan ± nan | nan ± nan |" in found.table()
+    assert "| part=low | +nan |" in found.table("differences")
+    assert math.isnan(found.to_frame().query("part == 'part=low'")["deviation"].iloc[0])
+    assert found.to_rich().row_count == found.to_rich("differences").row_count == 3
+    saved = json.loads((found.save(tmp_path) / "report.json").read_text())
+    assert {row["value"] for row in saved["results"] if row["group"] == "part=low"} == {None}
+    assert found.plot(tmp_path / "a.png").stat().st_size > 0
+
+
+def test_a_seed_without_a_value_leaves_no_deviation():
+    """One NaN among numbers, and an infinite loss."""
+    for bad in (math.nan, math.inf):
+        (cell,) = cells("auc", {"baseline": (0.5, bad)})
+        assert math.isnan(cell.deviation)
+
+
+def test_a_cell_is_named_by_what_tells_it_from_others():
+    found = ablation(cells("rce", {"baseline": (0.0, 1.0), "U": (2.0, 3.0), "U+A": (4.0, 5.0)}))
+    segment = [replace(cell, part="c=a") for cell in found.cells]
+    found = replace(found, cells=(*found.cells, *segment))
+    assert found.cell("U", "rce") == found.cells[1]
+    assert found.cell("U", "rce", part="c=a") == segment[1]
+    for asked, said in (
+        ({"set": "u", "metric": "rce"}, "0 cells .*of set 'u': "),
+        ({"set": "U", "metric": "rse"}, "0 cells .*of metric 'rse': did you mean 'rce'"),
+        ({"set": "U", "metric": "rce", "part": "c=b"}, "0 cells .*of part 'c=b': did you mean 'c=a'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            found.cell(**asked)
+    twice = replace(found, cells=(*found.cells, *(replace(cell, ranker="big") for cell in found.cells)))
+    with pytest.raises(
+        ConfigError, match=r"2 cells of set 'U' and metric 'rce', expected one; choose the ranker \(, big\)"
+    ):
+        twice.cell("U", "rce")
+
+
+def test_negatives_of_other_queries_are_another_run(planted, tmp_path):
+    positives = planted.train[planted.train["clicked"] == 1]
+    features = FeatureSpec(planted.features().pretrained[1:2], dense=["age"], label="clicked")  # of ads: no users
+    drawn = SampledNegatives(pd.DataFrame({"ad": np.arange(120)}), column="ad", query="user", ratio=1)
+    choices = {
+        "features": features,
+        "negatives": drawn,
+        "seeds": (0,),
+        "folder": tmp_path,
+        "config": FitConfig(epochs=1),
+    }
+    run(planted, {"baseline": ["ad"]}, train=positives, **choices)
+    with pytest.raises(VersionError, match=r"with rows\.train"):
+        run(planted, {"baseline": ["ad"]}, train=positives.assign(user=positives["user"].to_numpy()[::-1]), **choices)
+    items = FeatureSpec(planted.features().pretrained[:1], dense=["age"], label="clicked")  # of users: no ads
+    choices |= {"features": items, "folder": tmp_path / "items"}
+    run(planted, {"baseline": ["user"]}, train=positives, **choices)
+    with pytest.raises(VersionError, match=r"with rows\.train"):
+        run(planted, {"baseline": ["user"]}, train=positives.assign(ad=positives["ad"].to_numpy()[::-1]), **choices)
+
+
+def test_another_number_of_features_is_said_with_their_names(planted, tmp_path):
+    run(planted, {"baseline": [], "U": ["user"]}, seeds=(0,), folder=tmp_path)
+    said = r"with features\.pretrained 2 \(ad, noise\), this one has 1 \(ad\): choose"
+    with pytest.raises(VersionError, match=said):
+        run(planted, {"baseline": [], "U": ["user", "noise"]}, seeds=(0,), folder=tmp_path)
+
+
+def listwise(features, seed):
+    return rankers.SearchRanker(features, dim=4, hidden=(8,), loss="listwise", seed=seed)
+
+
+def test_rankers_of_scores_are_compared_by_what_ranks(planted):
+    sets = {"baseline": ["ad", "user"]}
+    found = run(
+        planted,
+        sets,
+        ranker={"dlrm": small, "list": listwise},
+        metrics=["auc", "map"],
+        seeds=(0,),
+        config=FitConfig(epochs=1),
+    )
+    ranker = listwise(feature_sets(planted.features(), sets)["baseline"], 0)
+    rankers.fit(ranker, planted.train, planted.valid, FitConfig(epochs=1, seed=0))
+    scores = ranker.predict(planted.test)
+    assert found.cell("baseline", "auc", ranker="list").mean == pytest.approx(roc_auc(planted.test["clicked"], scores))
+    said = {result.protocol["predictions"] for result in found.report.results}
+    assert said == {"those of list are scores: their order alone counts"}
+    trained = []
+    with pytest.raises(
+        ConfigError, match="metric 'rce' is of probabilities, and ranker 'list' predicts scores; known: auc, "
+    ):
+        run(planted, sets, ranker={"dlrm": small, "list": listwise}, callback=trained.append)
+    assert trained == []
+    with pytest.raises(ConfigError, match="metric 'map' needs groups"):
+        run(planted, sets, features=planted.features(group=None), metrics=["map"])
+
+
 def test_sets_leave_out_what_they_do_not_name(planted):
     user = table(planted.user, "user")
     features = FeatureSpec(
@@ -517,9 +627,19 @@ def test_what_cannot_be_compared_is_refused(planted):
         ({"seeds": [0, 0]}, r"seeds are \[0, 0\], expected different whole numbers"),
         ({"seeds": []}, "seeds are"),
         ({"seeds": [-1]}, "seeds are"),
+        ({"bootstrap": -1}, "bootstrap has to be"),
+        ({"min_rows": 0}, "min_rows has to be at least 1"),
     ):
+        trained: list[str] = []
         with pytest.raises(ConfigError, match=message):
-            run(planted, **{"sets": {"baseline": []}, **choices})
+            run(
+                planted,
+                callback=lambda event, told=trained: told.append(event["event"]),
+                **{"sets": {"baseline": []}, **choices},
+            )
+        assert trained == []
+    with pytest.raises(DataError, match="segments by column 'usr', which the frame lacks; did you mean 'user'"):
+        run(planted, {"baseline": []}, segments="usr", ranker=lambda features, seed: NotTrained())
     with pytest.raises(DataError, match=r"the frame lacks the columns \['clicked'\]"):
         run(planted, {"baseline": []}, test=planted.test.drop(columns="clicked"))
 

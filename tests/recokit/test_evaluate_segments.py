@@ -254,3 +254,66 @@ def test_a_value_of_all_rows_goes_before_those_of_segments():
     only_segments = Report([result for result in report.results if result.group], {})
     with pytest.raises(DataError, match=r"the report has [345] results for metric 'rce'"):
         only_segments.value("rce")
+
+
+def test_a_segment_that_weighs_nothing_has_no_value():
+    frame = impressions()
+    frame.loc[frame["country"] == "CH", "w"] = 0.0
+    report = evaluate_ranker(Columns("p", weight="w", group="user"), frame, segments="country", bootstrap=5)
+    pooled = {name: of_group(report, "country=CH")[name] for name in ("rce", "log_loss", "auc")}
+    assert all(np.isnan(result.value) and result.protocol["prior"] is None for result in pooled.values())
+    assert '"prior": null' in report.to_json()
+    assert of_group(report, "country=DE")["rce"].value == pytest.approx(
+        rce(
+            *(frame.loc[frame["country"] == "DE", name] for name in ("y", "p")),
+            weight=frame["w"][frame["country"] == "DE"],
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [([1, "1"], "c=1"), ([None, "(missing)"], r"c=\(missing\)"), (["(other)", "rare"], r"c=\(other\)")],
+)
+def test_segments_that_would_share_a_name_are_refused(values, name):
+    frame = impressions()
+    column = pd.Series([values[at % 10 == 0] for at in range(len(frame))], dtype=object)
+    frame["c"] = column
+    with pytest.raises(DataError, match=f"segments by column 'c': two of its values would both be called '{name}'"):
+        evaluate_ranker(Columns("p"), frame, segments="c", min_rows=100 if "rare" in values else 1, bootstrap=0)
+
+
+def test_segments_are_of_single_values_and_each_column_counts_once():
+    frame = impressions()
+    with pytest.raises(DataError, match="segments by column 'l', whose values are no single ones"):
+        evaluate_ranker(Columns("p"), frame.assign(l=[[1]] * len(frame)), segments="l", bootstrap=0)
+    once, twice = (
+        evaluate_ranker(Columns("p"), frame, segments=columns, bootstrap=0) for columns in ("country", ["country"] * 2)
+    )
+    assert len(once.results) == len(twice.results)
+
+
+def test_rankers_of_other_groups_or_weights_are_not_compared():
+    frame = impressions()
+    with pytest.raises(DataError, match="the same weights: new has the weight 'w', old has None"):
+        compare_rankers(Columns("p", weight="w"), Columns("other"), frame, names=("new", "old"))
+    grouped = Columns("p", group="user")
+    with pytest.raises(DataError, match="the same groups: a has the group 'user', b has None; name the column of both"):
+        compare_rankers(grouped, Columns("other"), frame)
+    named = compare_rankers(grouped, Columns("other"), frame, group="user", bootstrap=0)
+    assert named.value("auc") == pytest.approx(roc_auc(frame["y"], frame["p"]) - roc_auc(frame["y"], frame["other"]))
+    lacking = compare_rankers(Columns("p", weight="no"), Columns("other"), frame, bootstrap=0)  # no such column here
+    assert lacking.value("rce") == pytest.approx(rce(frame["y"], frame["p"]) - rce(frame["y"], frame["other"]))
+
+
+def test_scores_are_evaluated_and_compared_by_what_ranks():
+    frame = impressions().assign(s=lambda rows: 10.0 * rows["other"] - 4.0)
+    scores = Columns("s")
+    scores.predicts = "scores"
+    assert {result.metric for result in evaluate_ranker(scores, frame, bootstrap=0).results} == {"auc", "pr_auc"}
+    for pair, sign in (((scores, Columns("p")), 1), ((Columns("p"), scores), -1)):
+        found = compare_rankers(*pair, frame, bootstrap=5)
+        assert [result.metric for result in found.results] == ["auc", "pr_auc"]
+        difference = roc_auc(frame["y"], frame["other"]) - roc_auc(frame["y"], frame["p"])
+        assert found.value("auc") == pytest.approx(sign * difference)
+        assert "scores that are no probabilities" in found.results[0].protocol["predictions"]

@@ -116,7 +116,7 @@ class TestReading:
         (tmp_path / "a.xlsx").touch()
         with pytest.raises(FormatError, match="the name says no format"):
             read_frame(tmp_path / "a.xlsx")
-        with pytest.raises(DataError, match=r"nothing.csv: no file here"):
+        with pytest.raises(DataError, match=r"nothing.csv does not exist"):
             read_frame(tmp_path / "nothing.csv")
         (tmp_path / "a.csv").write_text("source,target\n1,2\n3\n")
         with pytest.raises(FormatError, match=r"a.csv: CSV parse error: Row #3: Expected 2 columns, got 1"):

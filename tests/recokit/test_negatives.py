@@ -165,3 +165,17 @@ def test_two_samplings_are_told_apart():
 def test_drawing_needs_no_torch():
     code = "import sys, recokit.frame.negatives; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_catalog_with_the_querys_column_is_refused():
+    likes = pd.DataFrame({"user": [1, 1, 2], "movie": [10, 11, 12]})
+    with pytest.raises(ConfigError, match="the catalog has the query's column 'user'"):
+        sample_negatives(likes, likes, column="movie", query="user", ratio=1, seed=0)
+
+
+def test_attributes_of_the_catalog_tell_negatives_apart():
+    catalog = pd.DataFrame({"movie": [10, 11, 12], "price": [1.0, 2.0, 3.0]})
+    settings = {"column": "movie", "query": "user"}
+    mine = SampledNegatives(catalog, **settings).identity()
+    assert mine == SampledNegatives(catalog.copy(), **settings).identity()
+    assert mine != SampledNegatives(catalog.assign(price=[1.0, 2.0, 4.0]), **settings).identity()

@@ -179,3 +179,44 @@ def test_rankers_that_cannot_be_exported_are_refused(coded, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(VersionError, match="exists already"):
         export_onnx(coded, tmp_path / "out")
+
+
+def renewed(table: PQTable, version: str = "v2", shift: float = 0.0) -> PQTable:
+    """Other codes of the same codebook, unless that is shifted."""
+    codes, book = np.array(table.codes)[::-1], np.array(table.codebook) + np.float32(shift)
+    return PQTable.from_arrays(table.ids, codes, book, entity=table.entity, version=version)
+
+
+def test_a_later_version_of_the_codes_is_read_where_that_is_asked_for(coded, folders):
+    import pandas as pd
+
+    from recokit.rankers import load_ranker
+
+    users, items = coded.features.tables
+    later, rows = renewed(items), pd.DataFrame(request())
+    with pytest.raises(VersionError, match="allow_drift=True"):
+        OnnxRanker.load(folders["inputs"], [users, later])
+    served = OnnxRanker.load(folders["inputs"], [users, later], allow_drift=True)
+    coded.save(folders["inputs"].parent / "checkpoint")
+    expected = load_ranker(folders["inputs"].parent / "checkpoint", [users, later], allow_drift=True).predict(rows)
+    np.testing.assert_allclose(served.predict(rows), expected, rtol=1e-5)
+    assert np.abs(expected - coded.predict(rows)).max() > 1e-3
+    assert served.codebooks == {"codes.user": users.codebook_sha256, "codes.item": items.codebook_sha256}
+    with pytest.raises(VersionError, match=r"another codebook than the model .* for 'codes.item'"):
+        OnnxRanker.load(folders["inputs"], [users, renewed(items, shift=1.0)], allow_drift=True)
+    with pytest.raises(VersionError, match="of another version inside: export"):
+        OnnxRanker.load(folders["initializers"], [users, later], allow_drift=True)
+
+
+def test_a_mixtures_target_that_trains_on_a_copy_keeps_its_rows(tmp_path):
+    from ranker_oracle import tables
+
+    made = tables()
+    pretrained = [
+        Pretrained("item", made["item"], usage="init"),
+        Pretrained("item", made["item"], name="frozen"),
+        Pretrained("user", made["interests"], pooling="attention", target="item"),
+    ]
+    assert_same(
+        trained(DLRM(FeatureSpec(pretrained, label="clicked"), dim=3, top=(4,))), tmp_path / "x", tables="inputs"
+    )

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from recokit.errors import ConfigError, DataError, FormatError
-from recokit.overlap import Overlap, edge_sketch, estimate_overlap, find_overlaps, merge_sketches
+from recokit.overlap import LeakCount, Overlap, edge_sketch, estimate_overlap, find_overlaps, merge_sketches
 from recokit.table import EmbeddingTable
 
 MASK = 2**64 - 1
@@ -128,3 +128,17 @@ def test_refusals():
         edge_sketch([1], [1], size=0)
     with pytest.raises(FormatError, match="'edge-sketch/9'"):
         estimate_overlap({"format": "edge-sketch/9"}, [1], [1])
+
+
+def test_drawn_negatives_do_not_dilute_a_leak():
+    sketch = edge_sketch([1, 2, 3], [7, 8, 9])
+    seen = {"relation": "clicks", "source": "user", "target": "item", **sketch}
+    vectors = np.ones((3, 2), np.float32)
+    users = EmbeddingTable.from_arrays([1, 2, 3], vectors, entity="user", version="v1", meta={"edge_sketches": [seen]})
+    items = EmbeddingTable.from_arrays([7, 8, 9], vectors, entity="item", version="v1")
+    rows = pd.DataFrame({"user": [1, 2] + [3] * 198, "item": [7, 9] + [7] * 198, "clicked": [1, 1] + [0] * 198})
+    for labels, share in (((), None), (("clicked",), 0.5), (("missing",), None)):
+        count = LeakCount([("user", users), ("item", items)], labels)
+        count.add(rows.iloc[:50])
+        count.add(rows.iloc[50:])
+        assert [leak.share for leak in count.leaks()] == ([] if share is None else [share])  # 1 of 200, 1 of 2

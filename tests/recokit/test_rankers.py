@@ -15,6 +15,7 @@ from recokit.rankers import DLRM, FitConfig, LeakWarning, fit, load_ranker
 from recokit.rankers.base import to_tensors
 from recokit.rankers.losses import log_loss
 from recokit.table import EmbeddingStore, EmbeddingTable
+from recokit.table.ids import ids_digest
 
 CPU = torch.device("cpu")
 
@@ -378,6 +379,7 @@ def test_a_checkpoint_names_its_tables_and_does_not_swallow_them(planted, checkp
         "entity": "user",
         "version": "v1",
         "fingerprint": users.fingerprint,
+        "ids": ids_digest(users.ids),
         "path": "../../embeddings/v1/user",
     }
     assert all(np.load(file, allow_pickle=False).dtype == np.float32 for file in (path / "weights").iterdir())
