@@ -366,7 +366,9 @@ def _cell(results: Sequence[Result]) -> str:
     seeds = {result.seed for result in results}
     if len(seeds) == len(results) > 1 and None not in seeds:
         values = [result.value for result in results]
-        return f"{_text(statistics.fmean(values))} ± {_text(statistics.stdev(values))} ({len(values)})"
+        # Of NaN and infinities statistics raises what nobody would understand.
+        deviation = statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+        return f"{_text(statistics.fmean(values))} ± {_text(deviation)} ({len(values)})"
     # Several without seeds are no runs of one thing, so they have no mean.
     return " / ".join(_single(result) for result in results)
 

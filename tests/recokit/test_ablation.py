@@ -574,6 +574,9 @@ def test_rankers_of_scores_are_compared_by_what_ranks(planted):
     assert found.cell("baseline", "auc", ranker="list").mean == pytest.approx(roc_auc(planted.test["clicked"], scores))
     said = {result.protocol["predictions"] for result in found.report.results}
     assert said == {"those of list are scores: their order alone counts"}
+    alone = run(planted, sets, ranker=listwise, metrics=["auc"], seeds=(0,), config=FitConfig(epochs=1))
+    said = {result.protocol["predictions"] for result in alone.report.results}
+    assert said == {"scores that are no probabilities: their order alone counts"}
     trained = []
     with pytest.raises(
         ConfigError, match="metric 'rce' is of probabilities, and ranker 'list' predicts scores; known: auc, "

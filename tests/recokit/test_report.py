@@ -280,3 +280,8 @@ def test_values_that_are_no_numbers_are_damage(tmp_path, key, wrong):
     path.write_text(json.dumps(content))
     with pytest.raises(FormatError, match=f"not a complete report/1: '{key}' is .*expected a number or null"):
         Report.load(path)
+
+
+def test_seeds_of_which_one_has_no_value_have_no_deviation():
+    report = Report([Result("a", "auc", value, seed=seed) for seed, value in enumerate([0.5, float("nan")])], {})
+    assert "nan ± nan (2)" in report.to_markdown()
