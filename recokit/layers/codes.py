@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recokit.layers.bags import bag_sum
-from recokit.layers.table_layer import TableLayer, Unknown, add_unknown, shared
+from recokit.layers.bags import bag_sum, gather_rows
+from recokit.layers.table_layer import TableLayer, Unknown, add_unknown, all_known, shared
 from recokit.table import PQTable
 
 
@@ -72,7 +72,7 @@ class PQEmbedding(TableLayer):
     def _decoded(self, places: Tensor) -> Tensor:
         if self.codec == "additive":
             return bag_sum(places, self.codebook)
-        joined = F.embedding(places, self.codebook).flatten(-2)  # (..., M, D / M) -> (..., D)
+        joined = gather_rows(places, self.codebook).flatten(-2)  # (..., M, D / M) -> (..., D)
         return joined if self.rotation is None else joined @ self.rotation
 
 
@@ -85,7 +85,14 @@ def places_of(rows: Tensor, codes: Tensor, offsets: Tensor, nowhere: int) -> Ten
         offsets: (M,) int32, where each sub-quantizer begins in the flat codebook.
         nowhere: The row of the flat codebook that all codes of row -1 point to.
     """
+    return _places_of(rows, codes, offsets, nowhere)
+
+
+@torch.fx.wrap  # a symbolic trace sees no values
+def _places_of(rows: Tensor, codes: Tensor, offsets: Tensor, nowhere: int) -> Tensor:
     # int32 before the sum: uint8 would overflow, and int64 takes twice the time.
+    if all_known(rows):
+        return _gathered(codes, rows).int().add_(offsets)
     places = _gathered(codes, rows.clamp(min=0)).int().add_(offsets)
     return places.masked_fill_((rows < 0).unsqueeze(-1), nowhere)
 

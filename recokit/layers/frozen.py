@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recokit.errors import ConfigError
-from recokit.layers.table_layer import TableLayer, Unknown, add_unknown, shared
+from recokit.layers.table_layer import TableLayer, Unknown, add_unknown, all_known, shared
 from recokit.table import EmbeddingTable
 
 
@@ -100,7 +100,10 @@ class Projection(nn.Module):
         return projected
 
 
+@torch.fx.wrap
 def _look_up(rows: Tensor, vectors: Tensor, unknown: Tensor | None) -> Tensor:
+    if all_known(rows):
+        return add_unknown(F.embedding(rows, vectors).float(), rows, unknown)
     # A table's numbers are finite, so a product is a mask, and takes a quarter of masked_fill's time on the CPU.
     found = F.embedding(rows.clamp(min=0), vectors).float().mul_((rows >= 0).unsqueeze(-1))  # (..., D)
     return add_unknown(found, rows, unknown)

@@ -3,7 +3,7 @@
 Shapes: B batch, D dimension; ``...`` is any number of leading dimensions.
 """
 
-__all__ = ["LearnedUnknown", "TableLayer", "Unknown", "add_unknown", "refuse_beyond", "shared"]
+__all__ = ["LearnedUnknown", "TableLayer", "Unknown", "add_unknown", "all_known", "refuse_beyond", "shared"]
 
 import warnings
 from typing import Any, Literal, get_args
@@ -76,6 +76,13 @@ class LearnedUnknown(nn.Module):
 def refuse_beyond(rows: Tensor, count: int, entity: str) -> None:
     """Refuse rows (...) past the last of a table's ``count``; see ``TableLayer.check``."""
     _refuse_beyond(rows, count, entity)
+
+
+def all_known(rows: Tensor) -> bool:
+    """Return whether no row (...) is -1, where that is quickly seen: on the CPU in eager mode; else False."""
+    if rows.device.type != "cpu" or torch.compiler.is_compiling() or not rows.numel():
+        return False
+    return int(rows.min()) >= 0
 
 
 def add_unknown(found: Tensor, rows: Tensor, unknown: Tensor | None) -> Tensor:

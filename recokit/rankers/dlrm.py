@@ -56,7 +56,7 @@ class DLRM(Ranker):
     def forward(self, batch: Batch[Tensor]) -> Tensor:
         """Return the logits (B,) of the label, or (B, T) of several."""
         first = self.bottom(batch.dense)  # (B, dim)
-        vectors = torch.cat([first.unsqueeze(1), self.encoder(batch)], dim=1)  # (B, F + 1, dim)
+        vectors = torch.stack([first, *self.encoder.each(batch)], dim=1)  # (B, F + 1, dim)
         dots = torch.bmm(vectors, vectors.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]  # (B, pairs)
         return self.with_bias(self.top(torch.cat([first, dots], dim=1)))
 

@@ -74,6 +74,11 @@ class Encoder(nn.Module):
 
     def forward(self, batch: Batch[Tensor]) -> Tensor:
         """Return the vectors (B, F, dim) of the features ``names``."""
+        vectors = self.each(batch)
+        return torch.stack(vectors, dim=1) if vectors else batch.dense.new_zeros(len(batch), 0, self.dim)
+
+    def each(self, batch: Batch[Tensor]) -> list[Tensor]:
+        """Return the vectors (B, dim) of the features ``names``, one by one."""
         spec = self.features
         vectors: list[Tensor] = []
         summed: dict[str, list[Tensor]] = {name: [] for name in (*spec.categorical, *spec.hashed)}
@@ -86,7 +91,7 @@ class Encoder(nn.Module):
             vectors.append(layer(*batch.bags[bag.key], batch.bag_weights.get(bag.key)))
         for name, layer in zip(spec.hashed, self.hashed, strict=True):
             vectors.append(sum(summed[name], layer(batch.hashed[name])))
-        return torch.stack(vectors, dim=1) if vectors else batch.dense.new_zeros(len(batch), 0, self.dim)
+        return vectors
 
     def flat(self, batch: Batch[Tensor]) -> Tensor:
         """Return the vectors and the dense features of a row side by side, (B, width)."""

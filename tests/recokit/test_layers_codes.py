@@ -201,3 +201,16 @@ def test_the_gpu_decodes_the_same(codec):
 
 def test_frozen_embedding_gives_codes_their_layer():
     assert isinstance(frozen_embedding(table(), unknown="learned").unknown, nn.Parameter)
+
+
+@pytest.mark.parametrize("width", [1, 4, 8, 16, 17])
+def test_many_short_rows_are_gathered_as_few_are(width):
+    from recokit.layers.bags import gather_rows
+
+    matrix = torch.randn(300, width, generator=torch.Generator().manual_seed(0))
+    places = torch.randint(0, 300, (2500, 8), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    for many in (places, places[:5], places.long(), places.view(50, 50, 8)):
+        assert torch.equal(gather_rows(many, matrix), matrix[many.long()])
+    with torch.inference_mode():
+        inside = gather_rows(places, matrix)
+    assert torch.equal(gather_rows(places, matrix), inside)
