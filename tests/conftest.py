@@ -50,3 +50,14 @@ def run_cli(monkeypatch):
         return Ran(code, out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture
+def one_thread():
+    """Small batches gain nothing from a second thread of torch, and lose much where the cores are busy."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

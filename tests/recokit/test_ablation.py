@@ -30,12 +30,7 @@ SETS = {"baseline": [], "U": ["user"], "U+A": ["user", "ad"], "noise": ["noise"]
 CONFIG = FitConfig(epochs=3, batch_size=100, learning_rate=0.02)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def table(vectors, entity, **meta):

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from ranker_oracle import LABELS, frame, spec
 
 from recokit.errors import FormatError, VersionError
@@ -38,12 +37,7 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def features_of(ranker_type: type[Ranker]) -> FeatureSpec:

@@ -28,12 +28,7 @@ from recokit.table import Mixture
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 ONE_LABEL = (DLRM, WideDeep, DCNv2, SearchRanker)

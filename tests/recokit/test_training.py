@@ -20,13 +20,7 @@ from recokit.rankers.batches import Batches, Place
 from recokit.rankers.progress import fit_progress
 from recokit.rankers.rows import open_rows
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- whole sessions ------------------------------------------------------------------------------------------------

@@ -26,12 +26,7 @@ CONFIG = FitConfig(epochs=3, batch_size=64, learning_rate=1e-2, evaluate_every=4
 NEGATIVES = SampledNegatives(range(data.NUM_IDS), column="item", query="user", ratio=2)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

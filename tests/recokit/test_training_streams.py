@@ -7,7 +7,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 import training_data as data
 
 from recokit.errors import ConfigError, DataError, FormatError
@@ -16,13 +15,7 @@ from recokit.rankers import FitConfig, fit
 from recokit.rankers.batches import Batches, Place, ahead
 from recokit.rankers.rows import FrameRows, open_rows
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- which rows, in which order ------------------------------------------------------------------------------------
