@@ -8,8 +8,6 @@ there, and the run that goes on from it ends with the same bytes as one that nev
 
 __all__ = ["Checkpoints"]
 
-import re
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,15 +25,13 @@ from recokit.table.folder import (
     manifest_value,
     new_folder,
     read_manifest,
-    remove_partial,
     write_json,
     write_npy,
 )
+from recokit.table.run_folder import complete_folders, keep_alone, said_of_differences
 
 _FORMAT = "checkpoint/1"
-_NAME = r"(\d+)-(\d+)"
 _DTYPES = ("float32", "float64", "int64", "uint8")
-_SAID = 60  # letters up to which a message spells out what differs
 
 
 class Checkpoints:
@@ -56,14 +52,8 @@ class Checkpoints:
         self._written = time.monotonic()
         if self.path.exists() and not self.path.is_dir():
             raise VersionError(f"{self.path} is no folder of checkpoints")
-        if self._all() and not resume:
+        if complete_folders(self.path) and not resume:
             raise VersionError(f"{self.path} holds a checkpoint: go on with its run (resume), or remove the folder")
-
-    def _all(self) -> list[Path]:
-        """Return the complete checkpoints, the newest last."""
-        there = self.path.iterdir() if self.path.is_dir() else ()
-        found = [(int(m[1]), int(m[2]), folder) for folder in there if (m := re.fullmatch(_NAME, folder.name))]
-        return [folder for *_, folder in sorted(found)]
 
     def load(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
         """Return the record and the arrays of the newest checkpoint; None where there is none.
@@ -72,7 +62,7 @@ class Checkpoints:
             VersionError: It is of another run.
             FormatError: It is damaged.
         """
-        if not (found := self._all()):
+        if not (found := complete_folders(self.path)):
             return None
         try:
             return self._read(found[-1])
@@ -102,10 +92,8 @@ class Checkpoints:
 
     def _check_run(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         theirs = manifest_value(folder / "run.json", manifest, "run", dict)
-        differing = [key for key in {**self._run, **theirs} if self._run.get(key) != theirs.get(key)]
-        if differing:
-            said = [_difference(key, theirs.get(key), self._run.get(key)) for key in differing]
-            raise VersionError(f"{folder} is a checkpoint of another run: {'; '.join(said)}")
+        if said := said_of_differences(theirs, self._run):
+            raise VersionError(f"{folder} is a checkpoint of another run: {said}")
 
     def due(self) -> bool:
         """Say whether it is time for the next one."""
@@ -116,10 +104,7 @@ class Checkpoints:
         folder = self.path / f"{epoch}-{batch}"
         if not folder.exists():  # else a resumed run stands where it stood
             self._write(folder, record, arrays)
-        for other in self._all():
-            if other != folder:
-                shutil.rmtree(other, ignore_errors=True)
-        remove_partial(self.path, _NAME)
+        keep_alone(folder)
         self._written = time.monotonic()
 
     def _write(self, folder: Path, record: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -135,9 +120,3 @@ class Checkpoints:
                     "files": files,
                 },
             )
-
-
-def _difference(key: str, theirs: Any, ours: Any) -> str:
-    if max(len(repr(theirs)), len(repr(ours))) > _SAID:
-        return f"its {key} are others"
-    return f"its {key} is {theirs!r}, this run's {ours!r}"

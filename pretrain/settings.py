@@ -6,10 +6,8 @@ Unknown keys are errors that name the nearest known one: a typing error must not
 __all__ = ["Settings", "load_settings"]
 
 import dataclasses
-import re
-import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
@@ -17,12 +15,10 @@ from typing import Any, get_args
 from pretrain.config import Relation, TrainConfig, check_choice
 from pretrain.graph import Graph, Unknown, check_seed
 from pretrain.tune import check_space
-from recokit.errors import ConfigError, RecokitError, closest
+from recokit.errors import ConfigError, closest
 from recokit.table.folder import check_name, local_path
 from recokit.table.version import check_table_name
-from recokit.toml_file import line_of
-
-_Kinds = Mapping[str, tuple[type | tuple[type, ...], str]]  # a key to the types of its value, and to how they are said
+from recokit.toml_file import Kinds, TomlFile
 
 _TOP = (
     "version",
@@ -40,23 +36,23 @@ _TOP = (
 _RELATION = tuple(field.name for field in dataclasses.fields(Relation))
 _TRAIN = tuple(field.name for field in dataclasses.fields(TrainConfig))
 _COLUMNS = 'a table such as { source = "a_column" }'
-_TRIPLES: _Kinds = {
+_TRIPLES: Kinds = {
     "path": (str, "a path"),
     "columns": (dict, _COLUMNS),
     "header": (bool, "true or false"),
     "entity": (str, "the name of an entity type"),
     "unknown": (str, "a string"),
 }
-_ENTITY: _Kinds = {
+_ENTITY: Kinds = {
     "min_count": (int, "a whole number of at least 1"),
     "alpha": ((int, float), "a number of at least 0"),
 }
-_SPLIT: _Kinds = {
+_SPLIT: Kinds = {
     "fraction": (float, "a number between 0 and 1"),
     "at": ((str, int, float, date), "a date or a number"),
     "seed": (int, "a whole number"),
 }
-_TUNE: _Kinds = {
+_TUNE: Kinds = {
     "trials": (int, "a whole number of at least 1"),
     "seconds": ((int, float), "a number above 0"),
     "metric": (str, "the name of a metric"),
@@ -117,24 +113,17 @@ def load_settings(path: str | Path) -> Settings:
     Raises:
         ConfigError: The file cannot be read, or a key or value is wrong; the message starts with file and line.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = tomllib.loads(text)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path} is not a configuration: its values are nested too deeply") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-    return _Reading(path, text).settings(content)
+    file = TomlFile.read(path)
+    return _Reading(file).settings(dict(file.content))
 
 
 class _Reading:
     """One file on its way to ``Settings``; knows where each key stands."""
 
-    def __init__(self, path: Path, text: str) -> None:
-        self.path, self.lines = path, text.split("\n")
+    def __init__(self, file: TomlFile) -> None:
+        self.path = file.path
+        self._error, self._check_keys = file.error, file.check_keys
+        self._file = file
 
     def settings(self, content: dict[str, Any]) -> Settings:
         self._check_keys(content, _TOP, "")
@@ -172,14 +161,11 @@ class _Reading:
         with self._at("", key):
             return self.path.parent / local_path(self._text(content, key))
 
-    @contextmanager
-    def _at(self, section: str, key: str | Mapping[str, Any], number: int | None = None) -> Iterator[None]:
+    def _at(
+        self, section: str, key: str | Mapping[str, Any], number: int | None = None
+    ) -> AbstractContextManager[None]:
         """Say where it stands when something inside refuses a key, or one of a table's keys that its message names."""
-        try:
-            yield
-        except RecokitError as error:
-            named = key if isinstance(key, str) else self._named_key(str(error), key)
-            raise self._error(section, named, str(error), number) from error
+        return self._file.at(section, key if isinstance(key, str) else tuple(key), number)
 
     def _relation(self, row: dict[str, Any], number: int, mixed: bool) -> Relation:
         own = ("id",) if mixed else ("path", "columns")
@@ -246,7 +232,7 @@ class _Reading:
             section = f"entity.{name}"
             if name not in types:
                 raise self._error(section, None, f"no relation has the entity type {name!r}; {closest(name, types)}")
-            self._check_table(table, _ENTITY, section)
+            self._file.check(table, _ENTITY, section)
             for key, low in (("min_count", 1), ("alpha", 0)):
                 if not low <= table.get(key, low) < float("inf"):
                     raise self._error(section, key, f"{key} must be {_ENTITY[key][1]}, got {table[key]!r}")
@@ -293,19 +279,13 @@ class _Reading:
             raise self._error(key, None, f"{key}s are written as [[{key}]] tables")
         return rows
 
-    def _table(self, content: dict[str, Any], name: str, kinds: _Kinds | None = None) -> dict[str, Any]:
+    def _table(self, content: dict[str, Any], name: str, kinds: Kinds | None = None) -> dict[str, Any]:
         table = content.get(name, {})
         if not isinstance(table, dict):
             raise self._error("", name, f"[{name}] must be a table, got {table!r}")
         if kinds is not None:
-            self._check_table(table, kinds, name)
+            self._file.check(table, kinds, name)
         return table
-
-    def _check_table(self, table: Mapping[str, Any], kinds: _Kinds, section: str) -> None:
-        self._check_keys(table, tuple(kinds), section)
-        for key, value in table.items():
-            if not _is_of(value, kinds[key][0]):
-                raise self._error(section, key, f"{key} is {value!r}, expected {kinds[key][1]}")
 
     def _text(self, table: Mapping[str, Any], key: str, section: str = "", number: int | None = None) -> str:
         if key not in table:
@@ -313,25 +293,6 @@ class _Reading:
         if not isinstance(table[key], str) or not table[key]:
             raise self._error(section, key, f"{key} must be a non-empty string, got {table[key]!r}", number)
         return str(table[key])
-
-    def _check_keys(
-        self, table: Mapping[str, Any], known: Sequence[str], section: str, number: int | None = None
-    ) -> None:
-        for key in table:
-            if key not in known:
-                raise self._error(section, key, f"unknown key {key!r}; {closest(key, known)}", number)
-
-    @staticmethod
-    def _named_key(message: str, table: Mapping[str, Any]) -> str | None:
-        """Return the key of a table that a message speaks of."""
-        return next((key for key in table if re.search(rf"\b{re.escape(key)}\b", message)), None)
-
-    def _error(self, section: str, key: str | None, message: str, number: int | None = None) -> ConfigError:
-        return ConfigError(f"{self.path}:{line_of(self.lines, section, key, number)}: {message}")
-
-
-def _is_of(value: Any, kinds: type | tuple[type, ...]) -> bool:
-    return isinstance(value, kinds) and (kinds is bool or not isinstance(value, bool))
 
 
 def _check_network(name: str, networks: Mapping[str, Sequence[str]], relations: Collection[str]) -> None:

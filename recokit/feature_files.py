@@ -8,7 +8,7 @@ it was loaded from, relative to the folder that the JSON is written into. A tabl
 is refused, unless drift is allowed for.
 """
 
-__all__ = ["Tables", "features_from_json", "features_to_json"]
+__all__ = ["Tables", "features_from_json", "features_to_json", "statistics_from_json", "statistics_to_json"]
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,19 +20,20 @@ from recokit.feature_columns import Vocabulary
 from recokit.feature_kinds import Bag, Pretrained, Values
 from recokit.features import FeatureSpec, Statistics
 from recokit.table import EmbeddingStore, FeatureTable, Version, load_table
-from recokit.table.ids import id_array, ids_digest
+from recokit.table.ids import id_array
 
 Tables: TypeAlias = Sequence[FeatureTable | str | Path] | FeatureTable | str | Path | Version | EmbeddingStore
 
 _NAMES = {"vectors": "table", "codes": "code table", "mixture": "mixture"}  # by kind, in messages
 
 
-def features_to_json(features: FeatureSpec, folder: str | Path) -> dict[str, Any]:
+def features_to_json(features: FeatureSpec, folder: str | Path | None = None) -> dict[str, Any]:
     """Describe a spec: ``features``, ``statistics`` and ``tables``, as JSON takes them.
 
     Args:
         features: The spec, fitted or not.
-        folder: The folder that the JSON is for: the tables' paths are relative to it.
+        folder: The folder that the JSON is for: the tables' paths are relative to it. Without one there are no paths,
+            and the description is what tells one spec from another.
     """
     numbers = {id(table): number for number, table in enumerate(features.tables)}
     return {
@@ -47,8 +48,8 @@ def features_to_json(features: FeatureSpec, folder: str | Path) -> dict[str, Any
             "weight": features.weight,
             "missing": features.missing,
         },
-        "statistics": None if features.statistics is None else _statistics_to_json(features.statistics),
-        "tables": [_reference(table, Path(folder)) for table in features.tables],
+        "statistics": statistics_to_json(features.statistics),
+        "tables": [_reference(table, folder) for table in features.tables],
     }
 
 
@@ -74,10 +75,28 @@ def features_from_json(
     folder, given = Path(folder), _given_tables(tables)
     try:
         found = [_find(reference, given, folder, allow_drift) for reference in content["tables"]]
-        statistics = content["statistics"]
-        return _spec(content["features"], None if statistics is None else _statistics(statistics), found)
+        return _spec(content["features"], statistics_from_json(content["statistics"]), found)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise FormatError(f"{folder} does not describe features: {error!r}") from error
+
+
+def statistics_from_json(content: Mapping[str, Any] | None) -> Statistics | None:
+    """Make the statistics again that ``statistics_to_json`` described."""
+    if content is None:
+        return None
+    return Statistics(
+        mean=tuple(content["mean"]),
+        std=tuple(content["std"]),
+        vocabularies={name: Vocabulary(values) for name, values in content["vocabularies"].items()},
+    )
+
+
+def statistics_to_json(statistics: Statistics | None) -> dict[str, Any] | None:
+    """Describe what a spec has learned, as JSON takes it; None of one that has not been fitted."""
+    if statistics is None:
+        return None
+    vocabularies = {name: vocabulary.values.to_pylist() for name, vocabulary in statistics.vocabularies.items()}
+    return {"mean": list(statistics.mean), "std": list(statistics.std), "vocabularies": vocabularies}
 
 
 def _pretrained_to_json(feature: Pretrained, numbers: Mapping[int, int]) -> dict[str, Any]:
@@ -104,27 +123,16 @@ def _spec(content: Mapping[str, Any], statistics: Statistics | None, tables: Seq
     )
 
 
-def _statistics(content: Mapping[str, Any]) -> Statistics:
-    return Statistics(
-        mean=tuple(content["mean"]),
-        std=tuple(content["std"]),
-        vocabularies={name: Vocabulary(values) for name, values in content["vocabularies"].items()},
-    )
-
-
-def _statistics_to_json(statistics: Statistics) -> dict[str, Any]:
-    vocabularies = {name: vocabulary.values.to_pylist() for name, vocabulary in statistics.vocabularies.items()}
-    return {"mean": list(statistics.mean), "std": list(statistics.std), "vocabularies": vocabularies}
-
-
 def _values_to_json(values: Values | None) -> int | list[Any] | None:
     return values if values is None or isinstance(values, int) else id_array(values).to_pylist()
 
 
-def _reference(table: FeatureTable, folder: Path) -> dict[str, Any]:
-    path = None if table.path is None else os.path.relpath(table.path, folder)
+def _reference(table: FeatureTable, folder: str | Path | None) -> dict[str, Any]:
     known_by = {name: getattr(table, name) for name in ("kind", "entity", "version", "fingerprint")}
-    return {**known_by, "ids": ids_digest(table.ids), "path": path}
+    known_by["ids"] = table.ids_sha256
+    if folder is None:
+        return known_by
+    return {**known_by, "path": None if table.path is None else os.path.relpath(table.path, folder)}
 
 
 def _given_tables(tables: Tables | None) -> Sequence[FeatureTable] | Version | EmbeddingStore | None:
@@ -154,7 +162,7 @@ def _find(
     ]
     for table in candidates:
         if (table.version, table.fingerprint) == (reference["version"], reference["fingerprint"]) and (
-            "ids" not in reference or ids_digest(table.ids) == reference["ids"]  # at first they were not written down
+            "ids" not in reference or table.ids_sha256 == reference["ids"]  # at first they were not written down
         ):
             return table
     if allow_drift and len(candidates) == 1:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recokit.cli import JsonFlag, emit, progress, text_table
-from recokit.errors import ConfigError, VersionError
+from recokit.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -80,8 +80,6 @@ def _encode(
     from recokit.pq import quantize as encode
     from recokit.table import PQTable
 
-    if output.exists():  # before the work, not after it
-        raise VersionError(f"{output} exists already, and what is written is never changed: choose another name")
     started = time.perf_counter()
     taken = None if codebook is None else PQTable.load(codebook)
     with progress("encoding", vectors.count) as advance:

@@ -1,6 +1,6 @@
 """A TOML file whose complaints name the line: what stands where is found again in the text."""
 
-__all__ = ["Kinds", "TomlFile", "line_of"]
+__all__ = ["Kinds", "TomlFile"]
 
 import re
 import tomllib
@@ -43,7 +43,7 @@ class TomlFile:
 
     def error(self, section: str, key: str | None, message: str, number: int | None = None) -> ConfigError:
         """Return an error that names the line of a key, or of its section where it has none of its own."""
-        return ConfigError(f"{self.path}:{line_of(self.lines, section, key, number)}: {message}")
+        return ConfigError(f"{self.path}:{_line_of(self.lines, section, key, number)}: {message}")
 
     @contextmanager
     def at(self, section: str, keys: str | Sequence[str], number: int | None = None) -> Iterator[None]:
@@ -100,7 +100,7 @@ class TomlFile:
                 raise self.error(section, key, f"{key} is {value!r}, expected {said}", number)
 
 
-def line_of(lines: Sequence[str], section: str, key: str | None, number: int | None = None) -> int:
+def _line_of(lines: Sequence[str], section: str, key: str | None, number: int | None = None) -> int:
     """Return the line of a key, of its section's head where it has none of its own, or 1.
 
     Args:
@@ -127,4 +127,4 @@ def line_of(lines: Sequence[str], section: str, key: str | None, number: int | N
         if stands_here and re.match(rf"\s*[\"']?{re.escape(str(key))}[\"']?\s*(=|\.)", line):
             return at
     parent, _, name = section.rpartition(".")
-    return line_of(lines, parent, name) if head is None and parent else head or 1
+    return _line_of(lines, parent, name) if head is None and parent else head or 1

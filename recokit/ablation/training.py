@@ -229,11 +229,10 @@ def _settings(
     ranker: "Ranker", features: FeatureSpec, config: "FitConfig", identities: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All that the predictions of a run depend on."""
-    described = features_to_json(features, Path())
-    tables = [{name: value for name, value in table.items() if name != "path"} for table in described["tables"]]
+    described = features_to_json(features)
     return {
         "features": described["features"],
-        "tables": tables,
+        "tables": described["tables"],
         "ranker": {"kind": ranker.kind, **ranker.settings},
         "fit": asdict(config),
         "rows": dict(identities),

@@ -30,7 +30,6 @@ from recokit.table.folder import (
     sha256_of,
     write_json,
 )
-from recokit.table.ids import ids_digest
 
 FORMAT = "index/1"
 _MANIFEST = "index.json"
@@ -120,5 +119,5 @@ def _identity(table: EmbeddingTable) -> dict[str, Any]:
         "dim": table.dim,
         "fingerprint": table.fingerprint,
         "bias": None if table.bias is None else npy_digest(table.bias),
-        "ids": ids_digest(table.ids),
+        "ids": table.ids_sha256,
     }

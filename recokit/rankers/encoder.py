@@ -95,7 +95,7 @@ class Encoder(nn.Module):
 
     def flat(self, batch: Batch[Tensor]) -> Tensor:
         """Return the vectors and the dense features of a row side by side, (B, width)."""
-        return torch.cat([self(batch).flatten(1), batch.dense], dim=1)
+        return torch.cat([*self.each(batch), batch.dense], dim=1)
 
 
 class _Layers:

@@ -21,8 +21,6 @@ __all__ = [
 import hashlib
 import json
 import math
-import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -46,17 +44,15 @@ from recokit.table.folder import (
     manifest_value,
     new_folder,
     read_manifest,
-    remove_partial,
     write_json,
     write_npy,
 )
+from recokit.table.run_folder import complete_folders, keep_alone, said_of_differences
 
 _Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 _FORMAT = "ranker-run/1"
-_NAME = r"(\d+)-(\d+)"
 _SMALL = 1 << 20  # bytes; arrays below lie together, for every file waits for the disk
-_SAID = 60  # letters up to which a message spells out what differs
 
 
 class Checkpoints:
@@ -82,7 +78,7 @@ class Checkpoints:
             raise VersionError(f"{self.path} is no folder of checkpoints")
         self.start: dict[str, Any] | None = None
         if not (self.path / "start").exists():
-            if self._all():
+            if complete_folders(self.path):
                 raise VersionError(
                     f"{self.path} holds checkpoints of a run whose start is not there: remove the folder"
                 )
@@ -104,7 +100,7 @@ class Checkpoints:
         Raises:
             FormatError: It is damaged.
         """
-        if not (found := self._all()):
+        if not (found := complete_folders(self.path)):
             return None
         folder = found[-1]
         try:
@@ -117,16 +113,7 @@ class Checkpoints:
         folder = self.path / f"{epoch}-{step}"
         if not folder.exists():  # else a run that had ended was gone on with
             self._write(folder, record, arrays)
-        for other in self._all():
-            if other != folder:
-                shutil.rmtree(other, ignore_errors=True)
-        remove_partial(self.path, _NAME)
-
-    def _all(self) -> list[Path]:
-        """Return the complete checkpoints, the newest last."""
-        there = self.path.iterdir() if self.path.is_dir() else ()
-        found = [(int(m[1]), int(m[2]), folder) for folder in there if (m := re.fullmatch(_NAME, folder.name))]
-        return [folder for *_, folder in sorted(found)]
+        keep_alone(folder)
 
     def _read(self, folder: Path) -> tuple[dict[str, Any], _Arrays]:
         path, manifest = folder / "run.json", read_manifest(folder, "run.json", _FORMAT)
@@ -163,21 +150,19 @@ class Checkpoints:
             )
 
     def _check_run(self, theirs: Mapping[str, Any]) -> None:
-        differing = [key for key in {**self._run, **theirs} if self._run.get(key) != theirs.get(key)]
-        if differing:
-            said = [_difference(key, theirs.get(key), self._run.get(key)) for key in differing]
-            raise VersionError(f"{self.path} holds another run: {'; '.join(said)}")
+        if said := said_of_differences(theirs, self._run):
+            raise VersionError(f"{self.path} holds another run: {said}")
 
 
 def identity_of(ranker: Ranker, config: FitConfig, others: Mapping[str, Any]) -> dict[str, Any]:
     """Return what makes a run this run: the ranker as it starts, its features and tables, the settings, and others."""
-    content = features_to_json(ranker.features, ".")
+    content = features_to_json(ranker.features)
     learned = content["statistics"] and hashlib.sha256(json.dumps(content["statistics"]).encode()).hexdigest()
     return {
         "kind": ranker.kind,
         **{f"setting {name}": value for name, value in ranker.settings.items()},
         **content["features"],
-        "tables": [{name: value for name, value in table.items() if name != "path"} for table in content["tables"]],
+        "tables": content["tables"],
         "statistics before the first step": learned,
         "weights before the first step": _digest(ranker.state_dict()),
         **{name: value for name, value in asdict(config).items() if name != "device"},  # the run may move
@@ -230,9 +215,3 @@ def _digest(state: Mapping[str, Tensor]) -> str:
         array = np.ascontiguousarray(tensor.cpu().numpy())
         digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
     return digest.hexdigest()
-
-
-def _difference(key: str, theirs: Any, ours: Any) -> str:
-    if max(len(repr(theirs)), len(repr(ours))) > _SAID:
-        return f"its {key} are others"
-    return f"its {key} is {theirs!r}, this run's {ours!r}"

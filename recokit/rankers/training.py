@@ -12,7 +12,7 @@ Decisions:
 __all__ = ["Evaluation", "FitConfig", "FitResult", "fit", "log_loss"]
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from recokit.errors import ConfigError, DataError
-from recokit.feature_files import features_from_json, features_to_json
+from recokit.feature_files import statistics_from_json, statistics_to_json
 from recokit.frame.negatives import SampledNegatives
 from recokit.rankers.base import Ranker
 from recokit.rankers.batches import Batches
@@ -175,8 +175,7 @@ def _open(
 def _look(ranker: Ranker, rows: Rows, valid: Rows | None, checkpoints: Checkpoints | None) -> Survey:
     """Fit the spec and look at all rows before the first step, or remember what a checkpoint knows of them."""
     if checkpoints is not None and checkpoints.start is not None:
-        content = {**features_to_json(ranker.features, "."), "statistics": checkpoints.start["statistics"]}
-        ranker.features = features_from_json(content, list(ranker.features.tables), ".")
+        ranker.features = replace(ranker.features, statistics=statistics_from_json(checkpoints.start["statistics"]))
         return Survey(**checkpoints.start["survey"])
     features = ranker.features
     if features.statistics is None:
@@ -189,8 +188,7 @@ def _look(ranker: Ranker, rows: Rows, valid: Rows | None, checkpoints: Checkpoin
         survey(features, valid, "validation")
     ranker.features = features  # of rows that can be trained on, and no others
     if checkpoints is not None:
-        statistics = features_to_json(ranker.features, ".")["statistics"]
-        checkpoints.begin({"statistics": statistics, "survey": asdict(seen)})
+        checkpoints.begin({"statistics": statistics_to_json(features.statistics), "survey": asdict(seen)})
     return seen
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from recokit.errors import DataError, FormatError
 from recokit.table.folder import FileEntry, load_npy, write_npy, write_parquet
-from recokit.table.ids import Ids, IdType, arrow_of, id_array, id_type_of, ids_of_type, refuse_nulls
+from recokit.table.ids import Ids, IdType, arrow_of, id_array, id_type_of, ids_digest, ids_of_type, refuse_nulls
 from recokit.table.lookup import LAYOUT, IdIndex
 
 _IDS = "ids.parquet"
@@ -77,6 +77,11 @@ class IdColumn:
         if self._stored_index is not None and self._stored_index.strings is not None:
             return self._stored_index.strings  # mapped, where Parquet would be decoded into memory
         return _read_ids(self._path(_IDS), self.count)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The digest of the ids in row order; see ``ids_digest``."""
+        return ids_digest(self.ids)
 
     @cached_property
     def index(self) -> IdIndex:
@@ -192,6 +197,11 @@ class WithIds:
     def ids(self) -> pa.Array:
         """The ids in row order, int64 or large_string; read at first use."""
         return self._column.ids
+
+    @property
+    def ids_sha256(self) -> str:
+        """The digest of the ids in row order, in hexadecimal; computed at first use."""
+        return self._column.sha256
 
     def __len__(self) -> int:
         return self.count
