@@ -7,13 +7,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format test-slow bench clean
+.PHONY: help demo test check format test-slow test-feast bench clean
 
 help:
 	@sed -n 's/^# //p' Makefile
 	@echo 'make check      format, lint, types and import rules alone (seconds)'
 	@echo 'make format     bring the code into its format'
 	@echo 'make test-slow  the tests that take minutes'
+	@echo 'make test-feast the tests of registration in Feast, in an environment of its own ($(FEAST))'
 	@echo 'make bench      every benchmark at its small size, but those beside other libraries'
 	@echo 'make clean      remove the environment and all caches'
 
@@ -25,6 +26,17 @@ test: check
 
 test-slow: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -m slow
+
+# Feast wants an older pandas than constraints.txt has, and no torch.
+FEAST  ?= .venv-feast
+test-feast: $(FEAST)/.installed
+	@$(FEAST)/bin/python -m pytest tests/recokit/test_exports_feast.py
+
+$(FEAST)/.installed: pyproject.toml setup.py
+	@echo 'making $(FEAST)'
+	@$(PYTHON) -m venv $(FEAST)
+	@$(FEAST)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[feast]' pytest
+	@touch $@
 
 check: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check --quiet . || { echo 'some files are not formatted: make format'; exit 1; }
@@ -42,7 +54,7 @@ bench: $(VENV)/.installed-dev
 	@for script in $(filter-out $(PEERS),$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(FEAST) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -3,7 +3,7 @@
 Unknown keys are errors that name the nearest known one: a typing error must not become a default.
 """
 
-__all__ = ["Settings", "load_settings"]
+__all__ = ["Settings", "load_settings", "read_settings"]
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -114,7 +114,17 @@ def load_settings(path: str | Path) -> Settings:
         ConfigError: The file cannot be read, or a key or value is wrong; the message starts with file and line.
     """
     file = TomlFile.read(path)
-    return _Reading(file).settings(dict(file.content))
+    return read_settings(file)
+
+
+def read_settings(file: TomlFile, *, more: Collection[str] = ()) -> Settings:
+    """Check the content of a configuration file, as ``load_settings`` does.
+
+    Args:
+        file: The file as it was read.
+        more: Keys and tables that stand beside those of a training run and are for others to check.
+    """
+    return _Reading(file).settings(dict(file.content), more)
 
 
 class _Reading:
@@ -125,8 +135,8 @@ class _Reading:
         self._error, self._check_keys = file.error, file.check_keys
         self._file = file
 
-    def settings(self, content: dict[str, Any]) -> Settings:
-        self._check_keys(content, _TOP, "")
+    def settings(self, content: dict[str, Any], more: Collection[str] = ()) -> Settings:
+        self._check_keys(content, (*_TOP, *more), "")
         needed = ("version", "output") if "triples" in content else ("version", "output", "relation")
         for key in needed:
             if key not in content:

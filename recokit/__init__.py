@@ -52,8 +52,8 @@ from recokit.onnx_ranker import OnnxRanker
 from recokit.overlap import LeakWarning
 from recokit.pq import quantize
 from recokit.report import Report
+from recokit.store import EmbeddingStore
 from recokit.table import (
-    EmbeddingStore,
     EmbeddingTable,
     Mixture,
     PQTable,

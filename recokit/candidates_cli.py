@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def candidates(
-    path: Annotated[Path, typer.Argument(metavar="VERSION", help="A version.")],
+    path: Annotated[str, typer.Argument(metavar="VERSION", help="A version: its folder or URL, or STORE@NAME.")],
     *,
     queries: Annotated[str, typer.Option(help="The table or mixture of the queries; a folder will do.")],
     output: Annotated[Path, typer.Option(help="A folder of parts, or a file that ends in .parquet for one chunk.")],
@@ -68,12 +68,13 @@ def candidates(
     """Find the best candidates of many queries, part by part, and write them as Parquet."""
     from recokit.candidates import CandidateGenerator
     from recokit.index.scoring import check_k
-    from recokit.table import Mixture, open_version
+    from recokit.store import open_source
+    from recokit.table import Mixture
 
     started = time.perf_counter()
     check_k(k)
     _check_options(ids, everyone, index, exact=exact, hnsw=hnsw, chunk=chunk)
-    version = open_version(path)
+    version = open_source(path)
     asked_table = _opened(version, queries)
     chosen = None if relation is None else find_relation(version, relation)
     items_name = items or _default_items(version, queries, asked_table, chosen)

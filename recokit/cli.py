@@ -65,7 +65,11 @@ def _add_registered(arguments: list[str]) -> None:
         if asked not in (None, point.name):
             continue
         try:
-            app.command(name=point.name)(point.load())
+            command = point.load()
+            if isinstance(command, typer.Typer):  # a group of commands
+                app.add_typer(command, name=point.name)
+            else:
+                app.command(name=point.name)(command)
         except ImportError as error:
             if asked == point.name:
                 package = (error.name or str(error)).split(".")[0]
@@ -111,46 +115,54 @@ def _root(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A version, a table, or a store of versions.")],
+    path: Annotated[str, typer.Argument(help="A version, also a URL or STORE@NAME; a table; a store of versions.")],
     verify: Annotated[bool, typer.Option("--verify", help="Check the SHA-256 of every file.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Show what a version, a table or a store holds."""
-    from recokit.table import EmbeddingStore, load_table, open_version
+    from recokit.store import EmbeddingStore, open_source
+    from recokit.table import load_table
 
-    if (path / "version.json").is_file():
-        opened = open_version(path, verify=verify)
-        tables = [_table_card(name, opened.open(name)) for name in opened.tables]
-        relations = [
-            {"relation": r.name, "source": r.source, "target": r.target, "operator": r.operator}
-            for r in opened.relations.values()
+    folder = Path(path)
+    if (folder / "table.json").is_file():
+        row = _table_card(folder.name, load_table(folder, verify=verify))
+        emit(row, as_json, _records(path, [row]))
+    elif folder.is_dir() and not (folder / "version.json").is_file():
+        rows = [
+            {"version": row["version"], "tables": ", ".join(row["tables"])} for row in EmbeddingStore(path).summaries()
         ]
-        card = {
-            "version": opened.name,
-            "created": opened.created.isoformat(),
-            "parent": opened.parent,
-            "tables": tables,
-            "relations": relations,
-            "meta": dict(opened.meta),
-        }
-        checked = f", {sum(1 for file in path.rglob('*') if file.is_file())} files verified" if verify else ""
-        created = f"{opened.created:%Y-%m-%d %H:%M} UTC"
-        title = f"version {opened.name}, created {created}, from {opened.parent or 'scratch'}{checked}"
-        shown = [{key: value for key, value in table.items() if key != "version"} for table in tables]
-        emit(card, as_json, _records(title, shown), *([_records("relations", relations)] if relations else []))
-    elif (path / "table.json").is_file():
-        row = _table_card(path.name, load_table(path, verify=verify))
-        emit(row, as_json, _records(str(path), [row]))
-    elif names := EmbeddingStore(path).versions():
-        rows = [{"version": name, "tables": ", ".join(EmbeddingStore(path).open(name).tables)} for name in names]
+        if not rows:
+            raise FormatError(f"{path} holds no version.json, no table.json and no versions")
         emit(rows, as_json, _records(f"store {path}, oldest first", rows))
     else:
-        raise FormatError(f"{path} holds no version.json, no table.json and no versions")
+        _inspect_version(open_source(path, verify=verify), verify, as_json)
+
+
+def _inspect_version(opened: "Version", verified: bool, as_json: bool) -> None:
+    tables = [_table_card(name, opened.open(name)) for name in opened.tables]
+    relations = [
+        {"relation": r.name, "source": r.source, "target": r.target, "operator": r.operator}
+        for r in opened.relations.values()
+    ]
+    card = {
+        "version": opened.name,
+        "created": opened.created.isoformat(),
+        "parent": opened.parent,
+        "tables": tables,
+        "relations": relations,
+        "reports": sorted(opened.reports),
+        "meta": dict(opened.meta),
+    }
+    checked = f", {sum(1 for file in opened.path.rglob('*') if file.is_file())} files verified" if verified else ""
+    created = f"{opened.created:%Y-%m-%d %H:%M} UTC"
+    title = f"version {opened.name}, created {created}, from {opened.parent or 'scratch'}{checked}"
+    shown = [{key: value for key, value in table.items() if key != "version"} for table in tables]
+    emit(card, as_json, _records(title, shown), *([_records("relations", relations)] if relations else []))
 
 
 @app.command()
 def neighbors(
-    path: Annotated[Path, typer.Argument(help="A version.")],
+    path: Annotated[str, typer.Argument(metavar="VERSION", help="A version: its folder or URL, or STORE@NAME.")],
     ids: Annotated[list[str], typer.Argument(help="Ids of the table.")],
     table: Annotated[str, typer.Option(help="The table that the ids are in.")],
     relation: Annotated[
@@ -161,9 +173,10 @@ def neighbors(
     as_json: JsonFlag = False,
 ) -> None:
     """List the nearest entities of some ids, by exact search."""
-    from recokit.table import open_version, vectors_or_mixture
+    from recokit.store import open_source
+    from recokit.table import vectors_or_mixture
 
-    opened = open_version(path)
+    opened = open_source(path)
     queries = vectors_or_mixture(opened.open(table), "neighbors")
     chosen = None
     if relation is not None:
@@ -179,7 +192,7 @@ def neighbors(
 
 @app.command()
 def evaluate(
-    path: Annotated[Path, typer.Argument(help="A version.")],
+    path: Annotated[str, typer.Argument(metavar="VERSION", help="A version: its folder or URL, or STORE@NAME.")],
     pairs: Annotated[Path, typer.Argument(help="Held-out pairs of the relation: Parquet or CSV.")],
     relation: Annotated[str, typer.Option(help="The relation that the pairs belong to.")],
     source: Annotated[str, typer.Option(help="Column of the sources.")] = "source",
@@ -198,9 +211,9 @@ def evaluate(
     from recokit.floors import EASE, ItemKNN, Popularity
     from recokit.frame import read_frame
     from recokit.overlap import TOLERATED, find_overlaps
-    from recokit.table import open_version
+    from recokit.store import open_source
 
-    opened = open_version(path)
+    opened = open_source(path)
     ends = find_relation(opened, relation)
     columns = {"query": source, "candidate": target}
     queries, items = end_table(opened, relation, "source"), end_table(opened, relation, "target")

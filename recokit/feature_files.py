@@ -19,7 +19,8 @@ from recokit.errors import ConfigError, FormatError, VersionError
 from recokit.feature_columns import Vocabulary
 from recokit.feature_kinds import Bag, Pretrained, Values
 from recokit.features import FeatureSpec, Statistics
-from recokit.table import EmbeddingStore, FeatureTable, Version, load_table
+from recokit.store import EmbeddingStore
+from recokit.table import FeatureTable, Version, load_table
 from recokit.table.ids import id_array
 
 Tables: TypeAlias = Sequence[FeatureTable | str | Path] | FeatureTable | str | Path | Version | EmbeddingStore
@@ -64,7 +65,7 @@ def features_from_json(
             were loaded from.
         folder: The folder that the JSON is in.
         allow_drift: Take a table of another version where the one that is named is not among ``tables``: of the same
-            kind and entity, and the only such one.
+            kind and entity, and the only such one, or the only one in a folder of the same name.
 
     Raises:
         FormatError: ``content`` is no such description.
@@ -165,14 +166,22 @@ def _find(
             "ids" not in reference or table.ids_sha256 == reference["ids"]  # at first they were not written down
         ):
             return table
-    if allow_drift and len(candidates) == 1:
-        return candidates[0]
+    if allow_drift:
+        alike = candidates if len(candidates) == 1 else [table for table in candidates if _is_called(table, reference)]
+        if len(alike) == 1:
+            return alike[0]
     came = " and ".join(f"version {table.version!r} ({table.fingerprint[:8]})" for table in candidates) or "none"
     raise VersionError(
         f"{folder} was trained with {_NAMES[kind]} {entity!r} of version {reference['version']!r} "
         f"({reference['fingerprint'][:8]}), what is here is {came}: pass that table, tables=[...], or "
         "allow_drift=True if another version is to take its place"
     )
+
+
+def _is_called(table: FeatureTable, reference: Mapping[str, Any]) -> bool:
+    """Whether a table lies in a folder of the name that the one named had: networks of one entity have several."""
+    where = reference["path"]
+    return table.path is not None and where is not None and table.path.name == Path(where).name
 
 
 def _tables_around(

@@ -17,7 +17,7 @@ _COLUMNS = ("source", "target", "weight")
 
 
 def inductive(
-    path: Annotated[Path, typer.Argument(metavar="VERSION", help="A version.")],
+    path: Annotated[str, typer.Argument(metavar="VERSION", help="A version: its folder or URL, or STORE@NAME.")],
     edges: Annotated[
         list[str],
         typer.Argument(metavar="RELATION=FILE", help="Edges: Parquet or CSV, columns source, target[, weight]."),
@@ -41,12 +41,12 @@ def inductive(
     import pandas as pd
 
     from recokit.inductive import inductive_vectors
-    from recokit.table import open_version
+    from recokit.store import open_source
     from recokit.table.relations import Side
 
     if output.exists():  # before the work, not after it
         raise VersionError(f"{output} exists already, and a table is never changed: choose another name")
-    version = open_version(path)
+    version = open_source(path)
     files, renamed = _pairs(edges, "edges"), _pairs(columns or [], "--columns")
     for name in renamed:
         if name not in files:

@@ -23,7 +23,7 @@ _CLUSTERS = 1000
 
 
 def mixture(
-    path: Annotated[Path, typer.Argument(metavar="VERSION", help="A version.")],
+    path: Annotated[str, typer.Argument(metavar="VERSION", help="A version: its folder or URL, or STORE@NAME.")],
     log: Annotated[
         str,
         typer.Argument(metavar="LOG", help="Interactions: Parquet or CSV, columns source, target[, weight][, time]."),
@@ -66,7 +66,7 @@ def mixture(
     """Make mixtures of interests from a log, without training; for sources that were never trained on too."""
     from recokit.mixture import InterestClusters, pinnersage
     from recokit.mixture.engagement import half_life_of
-    from recokit.table import open_version
+    from recokit.store import open_source
 
     only_clusters = {
         "--clusters": clusters,
@@ -81,7 +81,7 @@ def mixture(
         if folder is not None and folder.exists():
             raise VersionError(f"{folder} exists already, and what is written is never changed: choose another name")
     half = half_life_of(half_life)
-    version = open_version(path)
+    version = open_source(path)
     table = version.table(items)
     if relation is not None:
         ends = find_relation(version, relation)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def quantize(
-    path: Annotated[Path, typer.Argument(metavar="VERSION|TABLE", help="A version, or the folder of a table.")],
+    path: Annotated[
+        str, typer.Argument(metavar="VERSION|TABLE", help="A version, also a URL or STORE@NAME; or a table's folder.")
+    ],
     *,
     table: Annotated[str | None, typer.Option(help="The table, where a version is given.")] = None,
     output: Annotated[
@@ -151,18 +153,20 @@ def _sweep_table(report: "Report") -> "Table":
     return text_table(f"neighbours after compression: {report.results[0].protocol['table']}", head, lines)
 
 
-def _vectors(path: Path, table: str | None) -> "EmbeddingTable":
+def _vectors(path: str, table: str | None) -> "EmbeddingTable":
     """Open the vectors that are asked for."""
-    from recokit.table import as_vectors, load_table, open_version
+    from recokit.store import open_source
+    from recokit.table import as_vectors, load_table
 
-    if (path / "version.json").is_file():
-        version = open_version(path)
+    folder = Path(path)
+    if not folder.is_dir() or (folder / "version.json").is_file():
+        version = open_source(path)
         if table is None:
             known = [name for name, entry in version.tables.items() if entry.kind == "vectors"]
             raise ConfigError(f"--table is missing: which one of version {version.name!r}; known: {', '.join(known)}")
         return as_vectors(version.open(table), "`recokit quantize`")
     _refuse({"--table": table}, f"goes with a version, which {path} is not")
-    return as_vectors(load_table(path), "`recokit quantize`")
+    return as_vectors(load_table(folder), "`recokit quantize`")
 
 
 def _one(given: "list[Any] | None", option: str) -> Any:

@@ -27,6 +27,7 @@ def modules_after(code):
         "import recokit.floors, recokit.metrics, recokit.overlap",
         "from recokit import EmbeddingTable, CandidateGenerator, ExactIndex, FeatureSpec, evaluate_candidates",
         "from recokit import OnnxRanker, PQTable, quantize",
+        "import recokit.drift, recokit.exports, recokit.page, recokit.probes, recokit.serve, recokit.store",
     ],
 )
 def test_the_toolkit_imports_without_heavy_packages(code):
@@ -49,6 +50,13 @@ def test_the_layers_bring_torch_and_nothing_else_heavy():
         "recokit.mixture",
         "recokit.pq",
         "recokit.ablation",
+        "recokit.drift",
+        "recokit.exports",
+        "recokit.page",
+        "recokit.probes",
+        "recokit.serve",
+        "recokit.store",
+        "pretrain.pipeline",
     ],
 )
 def test_every_public_name_is_there_and_sorted(name):

@@ -37,12 +37,12 @@ def test_the_commands_exist_and_the_example_runs(tmp_path, monkeypatch, run_cli)
     copy.mkdir()
     for folder in ("edges", "impressions", "later", "triples"):
         (copy / folder).symlink_to(ROOT / "examples" / folder)
-    for name in ("ablate.toml", "pretrain.toml", "triples.toml"):
+    for name in ("ablate.toml", "pipeline.toml", "pretrain.toml", "probes.toml", "triples.toml"):
         (copy / name).write_bytes((ROOT / "examples" / name).read_bytes())
     monkeypatch.chdir(tmp_path)
     commands = "\n".join(blocks("sh")).replace("\\\n", " ")
     lines = [line for line in commands.splitlines() if line.startswith("recokit ")]
-    assert len(lines) == 13
+    assert len(lines) == 19
     for line in lines:
         words = [word.replace("examples/", "examples_copy/") for word in shlex.split(line, comments=True)[1:]]
         if words[0] != "demo":

@@ -2,7 +2,6 @@
 
 __all__ = [
     "Comparator",
-    "EmbeddingStore",
     "EmbeddingTable",
     "FeatureTable",
     "IdType",
@@ -27,6 +26,5 @@ from recokit.table.codes import PQTable
 from recokit.table.ids import Ids, IdType, id_array
 from recokit.table.mixtures import FeatureTable, Mixture, as_vectors, load_table, vectors_or_mixture
 from recokit.table.relations import Operator, RelationParameters, num_parameters
-from recokit.table.store import EmbeddingStore
 from recokit.table.vectors import Comparator, EmbeddingTable
 from recokit.table.version import TableEntry, TableLike, Version, open_version, write_version

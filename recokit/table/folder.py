@@ -16,6 +16,7 @@ __all__ = [
     "check_name",
     "entries_within",
     "file_entries",
+    "is_url",
     "json_object",
     "load_npy",
     "local_folder",
@@ -26,7 +27,10 @@ __all__ = [
     "partial_path",
     "read_json",
     "read_manifest",
+    "remove_folder",
     "sha256_of",
+    "sync_folder",
+    "write_bytes",
     "write_json",
     "write_npy",
     "write_parquet",
@@ -71,10 +75,17 @@ def local_folder(path: str | Path) -> Path:
 
 
 def local_path(path: str | Path) -> Path:
-    """Return a path on this machine; reading from URLs has its one place here, once it is supported."""
-    if _URL.match(str(path)):
-        raise ConfigError(f"{path} is a URL: only local folders are supported, so copy it to one")
+    """Return a path on this machine; a URL is refused, since what is memory-mapped has to lie here."""
+    if is_url(path):
+        raise ConfigError(
+            f"{path} is a URL: only local folders are supported here; recokit.store.open_source copies versions"
+        )
     return Path(path)
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether a text is a URL, or was one before it became a Path."""
+    return _URL.match(str(path)) is not None
 
 
 def check_name(name: str, what: str) -> str:
@@ -110,7 +121,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        _sync_folder(partial)
+        sync_folder(partial)
         try:
             # A rename never replaces a file or a folder that holds something: of two writers, one comes here.
             partial.rename(path)
@@ -121,7 +132,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def remove_folder(path: Path) -> None:
@@ -145,8 +156,13 @@ def partial_path(path: Path) -> Path:
 
 def write_json(path: Path, content: object) -> FileEntry:
     """Write JSON, indented, in UTF-8."""
+    return write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> FileEntry:
+    """Write a new file."""
     with _HashingFile(path.open("xb")) as file:
-        file.write((json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        file.write(content)
     return file.entry
 
 
@@ -313,7 +329,7 @@ class _HashingFile(io.BufferedIOBase):
         super().close()
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     """Flush the entries of a folder to disk, where folders can be opened (Windows cannot)."""
     if os.name == "posix":
         descriptor = os.open(path, os.O_RDONLY)

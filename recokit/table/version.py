@@ -4,6 +4,7 @@
     <table>/        one folder for each table
     relations/      operators and their parameters
     state/          what training needs to go on from it
+    reports/        what was measured of it: files of any kind
 
 A version appears by one rename and is never changed.
 """
@@ -15,10 +16,13 @@ __all__ = [
     "Version",
     "check_table_name",
     "created_of",
+    "extend_version",
     "open_version",
     "write_version",
 ]
 
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -44,6 +48,8 @@ from recokit.table.folder import (
     new_folder,
     read_json,
     read_manifest,
+    sync_folder,
+    write_bytes,
     write_json,
     write_npy,
 )
@@ -119,6 +125,7 @@ class Version:
     tables: Mapping[str, TableEntry]
     _has_relations: bool = False
     _state_names: tuple[str, ...] = ()
+    _report_names: tuple[str, ...] = ()
     _opened: dict[str, EmbeddingTable] = field(default_factory=dict, repr=False, compare=False)
     _mixtures: dict[str, Mixture] = field(default_factory=dict, repr=False, compare=False)
     _codes: dict[str, PQTable] = field(default_factory=dict, repr=False, compare=False)
@@ -195,6 +202,11 @@ class Version:
         folder = self.path / "state"
         return {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in self._state_names}
 
+    @property
+    def reports(self) -> Mapping[str, Path]:
+        """What was measured of this version and published with it, by the names of the files."""
+        return {name: self.path / "reports" / name for name in self._report_names}
+
     @cached_property
     def relations(self) -> Mapping[str, RelationParameters]:
         """The relations by name; read at first use."""
@@ -228,6 +240,7 @@ def open_version(path: str | Path, *, verify: bool = False) -> Version:
         _state_names=tuple(
             name.removeprefix("state/").removesuffix(".npy") for name in files if name.startswith("state/")
         ),
+        _report_names=tuple(name.removeprefix("reports/") for name in files if name.startswith("reports/")),
     )
 
 
@@ -240,6 +253,7 @@ def write_version(
     meta: Mapping[str, Any] | None = None,
     networks: Mapping[str, str] | None = None,
     state: Mapping[str, NDArray[Any]] | None = None,
+    reports: Mapping[str, str | bytes] | None = None,
     created: datetime | None = None,
 ) -> Version:
     """Write a version as a folder, which appears whole or not at all.
@@ -252,6 +266,7 @@ def write_version(
         meta: What should be known, such as the edges that were used; JSON.
         networks: The network that a table comes from, by table name.
         state: What training needs to go on from this version, as arrays by name; readers of tables ignore it.
+        reports: What was measured of it: contents by the names of files, such as ``"benchmarks.json"``.
         created: When the version was made; now, where it is not given.
 
     Raises:
@@ -265,15 +280,7 @@ def write_version(
         raise ConfigError(f"created is {created}, expected a time with a time zone")
     meta = json_object(meta or {}, f"meta of version {target.name!r}")
     with new_folder(target) as folder:
-        entries: list[dict[str, Any]] = []
-        files: dict[str, FileEntry] = {}
-        for name in sorted(tables, key=lambda each: tables[each].kind == "mixture"):
-            tables[name].save(folder / name)  # mixtures last: they refer to tables that are there
-        for name, table in tables.items():
-            manifest = read_json(folder / name / "table.json")
-            files |= entries_within(folder, name, manifest)
-            entry = {"name": name, "path": name, "entity": table.entity, "kind": table.kind}
-            entries.append(entry | {"network": networks.get(name), "components": manifest.get("components")})
+        entries, files = _write_tables(folder, tables, networks)
         if relations:
             written = write_relations(folder / "relations", relations)
             files |= {f"relations/{file}": entry for file, entry in written.items()}
@@ -281,6 +288,7 @@ def write_version(
             (folder / "state").mkdir(exist_ok=True)
             file = f"state/{check_name(name, 'the name of a state')}.npy"
             files[file] = write_npy(folder / file, array)
+        files |= _write_reports(folder, reports or {})
         version = {
             "format": FORMAT,
             "version": target.name,
@@ -294,9 +302,96 @@ def write_version(
     return open_version(target)
 
 
+def extend_version(
+    path: str | Path,
+    base: Version,
+    *,
+    tables: Mapping[str, TableLike] | None = None,
+    networks: Mapping[str, str] | None = None,
+    reports: Mapping[str, str | bytes] | None = None,
+) -> Version:
+    """Write a version that holds all that another one of its name holds, and more, without reading what is there.
+
+    The files of ``base`` are linked, with the digests that its manifest has of them, or copied where the file system
+    is another one. Creation time, parent and meta are those of ``base``.
+
+    Args:
+        path: The folder to make; its name is that of both versions.
+        base: The version, which stays as it is.
+        tables: More tables by name, such as codes, of this version.
+        networks: The network that one of them comes from, by table name.
+        reports: More reports: contents by the names of files.
+
+    Raises:
+        VersionError: The path exists, or ``base`` or a table is of another version.
+        ConfigError: The version has a table or a report of that name.
+        ChecksumError: A file of ``base`` had to be copied, and is not what its manifest says.
+    """
+    target, tables, networks = local_folder(path), dict(tables or {}), dict(networks or {})
+    if base.name != target.name:
+        raise VersionError(
+            f"{base.path} is version {base.name!r}, expected {target.name!r}, as its folder will be called"
+        )
+    _check_tables(target.name, tables, networks)
+    for kind, more, there in (("table", tables, base.tables), ("report", reports or {}, base.reports)):
+        for name in more:
+            if name in there:
+                raise ConfigError(f"version {base.name!r} has a {kind} {name!r} already")
+    manifest = read_manifest(base.path, MANIFEST, FORMAT)
+    linked = file_entries(base.path, manifest, MANIFEST)
+    with new_folder(target) as folder:
+        for file, entry in linked.items():
+            _link(base.path / file, folder / file, entry)
+        for inner in {place for place in folder.rglob("*") if place.is_dir()}:
+            sync_folder(inner)
+        entries, files = _write_tables(folder, tables, networks)
+        files |= _write_reports(folder, reports or {})
+        manifest |= {"tables": [*manifest["tables"], *entries], "files": {**linked, **files}}
+        write_json(folder / MANIFEST, manifest)
+    return open_version(target)
+
+
+def _write_tables(
+    folder: Path, tables: Mapping[str, TableLike], networks: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], dict[str, FileEntry]]:
+    """Save tables; return what the manifest says of them, and of their files."""
+    for name in sorted(tables, key=lambda each: tables[each].kind == "mixture"):
+        tables[name].save(folder / name)  # mixtures last: they refer to tables that are there
+    entries: list[dict[str, Any]] = []
+    files: dict[str, FileEntry] = {}
+    for name, table in tables.items():
+        manifest = read_json(folder / name / "table.json")
+        files |= entries_within(folder, name, manifest)
+        entry = {"name": name, "path": name, "entity": table.entity, "kind": table.kind}
+        entries.append(entry | {"network": networks.get(name), "components": manifest.get("components")})
+    return entries, files
+
+
+def _write_reports(folder: Path, reports: Mapping[str, str | bytes]) -> dict[str, FileEntry]:
+    files = {}
+    for name, content in reports.items():
+        (folder / "reports").mkdir(exist_ok=True)
+        file = f"reports/{check_name(name, 'the name of a report')}"
+        files[file] = write_bytes(folder / file, content.encode() if isinstance(content, str) else content)
+    return files
+
+
+def _link(source: Path, target: Path, entry: FileEntry) -> None:
+    """Make a file appear in a second place: the same bytes on disk, or a copy that is checked."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target, follow_symlinks=True)
+        return
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+    check_files(target.parent, {target.name: entry}, verify=True)
+
+
 def check_table_name(name: str, what: str = "a table's name") -> str:
     """Return ``name`` if a version can hold a table under it: a folder's name that it does not keep for itself."""
-    if check_name(name, what) in ("relations", "state", MANIFEST):
+    if check_name(name, what) in ("relations", "state", "reports", MANIFEST):
         raise ConfigError(
             f"{what} is {name!r}, which is a folder of every version or its manifest: a table cannot be called {name!r}"
         )

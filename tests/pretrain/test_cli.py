@@ -265,7 +265,7 @@ def negative_weight(project):
         (truncated, "vectors.npy"),
         (damaged, "sha256"),
         (strange_format, "format 'embedding-version/9'"),
-        (lambda project: ["inspect", "nowhere"], "nowhere holds no version.json"),
+        (lambda project: ["inspect", "nowhere"], "nowhere is not a version: there is no such folder"),
     ],
 )
 def test_bad_input_gets_one_line_and_code_2(project, run_cli, prepare, message):

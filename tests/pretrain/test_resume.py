@@ -19,7 +19,7 @@ import pytest
 from pretrain import Graph, Relation, TrainConfig, train, train_networks
 from pretrain.run import Run
 from recokit.errors import FormatError, VersionError
-from recokit.table import EmbeddingStore
+from recokit.store import EmbeddingStore
 from recokit.table import folder as folder_module
 
 CONFIG = TrainConfig(

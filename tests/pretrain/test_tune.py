@@ -20,7 +20,7 @@ from pretrain.settings import load_settings
 from pretrain.train import train
 from pretrain.tune import check_space, default_space, tune
 from recokit.errors import ConfigError, DataError, FormatError, MissingDependencyError, VersionError
-from recokit.table import EmbeddingStore
+from recokit.store import EmbeddingStore
 
 pytest.importorskip("optuna")
 

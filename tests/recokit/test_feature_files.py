@@ -11,7 +11,8 @@ from ranker_oracle import frame, spec, tables
 from recokit.errors import ConfigError, FormatError, VersionError
 from recokit.feature_files import features_from_json, features_to_json
 from recokit.features import Bag, FeatureSpec, Pretrained
-from recokit.table import EmbeddingStore, EmbeddingTable, Mixture, PQTable
+from recokit.store import EmbeddingStore
+from recokit.table import EmbeddingTable, Mixture, PQTable
 
 
 @pytest.fixture
@@ -133,6 +134,35 @@ def test_tables_of_other_kinds_versions_or_bytes_are_refused(store, tmp_path):
         features_from_json(content, [renamed, tastes, item, codes], tmp_path)
     with pytest.raises(VersionError, match="has no version 'v1'"):
         features_from_json(content, EmbeddingStore(tmp_path / "empty"), tmp_path)
+
+
+def test_drift_takes_the_table_of_the_same_name_where_networks_have_several(tmp_path):
+    """Version v2 has the tables of both networks; tables given by hand, which lie nowhere, have no names."""
+    store = EmbeddingStore(tmp_path / "embeddings")
+    for number, version in enumerate(("v1", "v2"), 1):
+        made = {
+            name: EmbeddingTable.from_arrays(
+                [1, 2], np.full((2, 3), number * size, np.float32), entity="user", version=version
+            )
+            for name, size in (("user-follow", 1), ("user-engage", 10))
+        }
+        store.publish(version, made, networks={name: name.removeprefix("user-") for name in made})
+    old, new = store.open("v1"), store.open("v2")
+    tables_read = [old.table("user-engage"), old.table("user-follow")]
+    features = FeatureSpec(
+        pretrained=[Pretrained("user", each, name=f"u{place}") for place, each in enumerate(tables_read)], label="y"
+    )
+    content = json.loads(json.dumps(features_to_json(features, tmp_path / "ranker")))
+    for given in (new, [new.path / "user-follow", new.path / "user-engage"]):
+        with pytest.raises(VersionError, match="was trained with table 'user' of version 'v1'"):
+            features_from_json(content, given, tmp_path / "ranker")
+        taken = features_from_json(content, given, tmp_path / "ranker", allow_drift=True).tables
+        assert [table.vectors[0, 0] for table in taken] == [20.0, 2.0]
+    nameless = [
+        EmbeddingTable.from_arrays(each.ids, each.vectors, entity="user", version="v2") for each in map(new.table, made)
+    ]
+    with pytest.raises(VersionError, match=r"'v2' \(.*\) and version 'v2'"):
+        features_from_json(content, nameless, tmp_path / "ranker", allow_drift=True)
 
 
 def test_what_is_no_description_is_refused(store, tmp_path):

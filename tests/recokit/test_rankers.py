@@ -14,7 +14,8 @@ from recokit.overlap import edge_sketch
 from recokit.rankers import DLRM, FitConfig, LeakWarning, fit, load_ranker
 from recokit.rankers.base import to_tensors
 from recokit.rankers.losses import log_loss
-from recokit.table import EmbeddingStore, EmbeddingTable
+from recokit.store import EmbeddingStore
+from recokit.table import EmbeddingTable
 from recokit.table.ids import ids_digest
 
 CPU = torch.device("cpu")

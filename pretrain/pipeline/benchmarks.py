@@ -1,0 +1,185 @@
+"""Benchmarks of a version that was trained, the same of its parent, and the drift between the two.
+
+    benchmarks.json    rows of this version, of the baselines, and of the parent measured tonight, by their names
+    drift.json         where there is a parent
+    notes.json         {"held_out": [benchmark, ...], "seen": {benchmark: why}, "parent": {benchmark: why not}}
+
+In a ``[[benchmark]]`` table, ``"held_out"`` stands for the file of the night's held-out pairs of the table's relation,
+and ``"known"`` for that of the pairs that are not held out; ``"held_out:clicks"`` says which relation.
+"""
+
+__all__ = ["check_benchmarks", "measure_version", "with_parts"]
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pretrain.pipeline.parent import seen_edges
+from pretrain.pipeline.settings import PipelineSettings
+from recokit.errors import ConfigError, RecokitError, closest
+from recokit.report import Report
+from recokit.table import Version
+from recokit.table.folder import write_json
+from recokit.toml_file import TomlFile
+
+_PARTS = {"held_out": "held_out", "known": "known_pairs"}
+
+
+def check_benchmarks(settings: PipelineSettings) -> None:
+    """Refuse, before a night goes into it, ``[[benchmark]]`` tables that could not be measured.
+
+    Raises:
+        ConfigError: A key or value is wrong, with its line; or the version has the name of a baseline.
+    """
+    if settings.benchmarks:
+        from recokit.probes import Baseline, read_tasks
+
+        if settings.version in (known := get_args(Baseline)):
+            raise ConfigError(f"the version is called {settings.version!r}, as a baseline is: {', '.join(known)}")
+        relations = [relation.name for relation in settings.training.relations]
+        named = {str(row.get("relation")) for row in settings.benchmarks}
+        file, _ = with_parts(settings, {name: Path(name) for name in relations or named})
+        read_tasks(file, section="benchmark")
+
+
+def with_parts(settings: PipelineSettings, files: Mapping[str, Path]) -> tuple[TomlFile, dict[str, set[str]]]:
+    """Put the files of the night's parts where ``[[benchmark]]`` tables name them.
+
+    Args:
+        settings: The tables.
+        files: Relation to the name of its file in the folder of each part.
+
+    Returns:
+        The configuration with paths, and benchmark to the relations whose held-out pairs it measures on.
+
+    Raises:
+        ConfigError: A part is named and there is no ``[split]``, or no such relation.
+    """
+    rows: list[dict[str, Any]] = []
+    held_out: dict[str, set[str]] = {}
+    for number, row in enumerate(settings.benchmarks):
+        filled = {}
+        for key, value in row.items():
+            part, _, relation = value.partition(":") if isinstance(value, str) else ("", "", "")
+            if key == "name" or part not in _PARTS:
+                filled[key] = value
+                continue
+            filled[key] = str(_part_file(settings, row, (part, relation), files, (key, number)))
+            if part == "held_out":
+                held_out.setdefault(str(row.get("name")), set()).add(relation or str(row.get("relation")))
+        rows.append(filled)
+    content = {**settings.file.content, "benchmark": rows}
+    return dataclasses.replace(settings.file, content=content), held_out
+
+
+def _part_file(
+    settings: PipelineSettings,
+    row: Mapping[str, Any],
+    part: tuple[str, str],
+    files: Mapping[str, Path],
+    place: tuple[str, int],
+) -> Path:
+    key, number = place
+    relation = part[1] or row.get("relation")
+    if not settings.training.split:
+        message = f"{key} is {row[key]!r}, but nothing is held out: there is no [split]"
+        raise settings.file.error("benchmark", key, message, number)
+    if relation not in files:
+        message = f"{key} is {row[key]!r} of the relation {relation!r}; {closest(str(relation), files)}"
+        raise settings.file.error("benchmark", key, message, number)
+    folder = files[str(relation)].parent / _PARTS[part[0]]
+    return folder / files[str(relation)].name
+
+
+def measure_version(
+    settings: PipelineSettings,
+    version: Version,
+    parent: Version | None,
+    files: Mapping[str, Path],
+    folder: Path,
+    *,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Measure a version, its parent and the drift between them.
+
+    Args:
+        settings: ``[[benchmark]]`` and ``[drift]``.
+        version: What was trained tonight.
+        parent: The previous version.
+        files: Relation to ``<prepared>/<its file>``; parts are folders beside.
+        folder: An empty folder.
+        progress: Called with how many are done and of how many.
+
+    Returns:
+        What should be known: which benchmarks are of held-out edges, and of which the parent is no yardstick.
+    """
+    file, held_out = with_parts(settings, files)
+    seen = {} if parent is None else _seen(parent, held_out, files)
+    report = Report([])
+    unmeasured: dict[str, str] = {}
+    if settings.benchmarks:
+        from recokit.probes import read_tasks, run_probes
+
+        tasks = read_tasks(file, section="benchmark")
+        report = run_probes(version, tasks, name=version.name, previous=parent, progress=progress)
+        if parent is not None:
+            of_parent, unmeasured = _of_parent(parent, tasks, seen)
+            report |= of_parent
+    report.save(folder / "benchmarks.json")
+    if parent is not None:
+        _drift(settings, parent, version).save(folder / "drift.json")
+    notes = {"held_out": sorted(held_out), "seen": seen, "parent": unmeasured}
+    write_json(folder / "notes.json", notes)
+    return notes
+
+
+def _seen(parent: Version, held_out: Mapping[str, set[str]], files: Mapping[str, Path]) -> dict[str, str]:
+    """Say of which benchmarks the parent has seen the answers."""
+    asked = sorted({relation for relations in held_out.values() for relation in relations})
+    paths = {name: files[name].parent / "held_out" / files[name].name for name in asked}
+    shares = seen_edges(parent, {name: path for name, path in paths.items() if path.is_file()})
+    said = {}
+    for benchmark, relations in held_out.items():
+        for relation in sorted(relations & shares.keys()):
+            said[benchmark] = (
+                f"{shares[relation]:.0%} of tonight's held-out edges of {relation!r} were training edges of version "
+                f"{parent.name}"
+            )
+    return said
+
+
+def _of_parent(parent: Version, tasks: Sequence[Any], seen: Mapping[str, str]) -> tuple[Report, dict[str, str]]:
+    """Measure the parent on the same data, task by task: what it has no table for is left out."""
+    from recokit.probes import run_probes
+
+    report = Report([])
+    unmeasured: dict[str, str] = {}
+    for task in tasks:
+        if task.name in seen:
+            continue
+        try:
+            report |= run_probes(parent, [task], name=parent.name, baselines=())
+        except RecokitError as error:
+            unmeasured[str(task.name)] = " ".join(str(error).split())
+    for number, result in enumerate(report.results):
+        protocol = {**result.protocol, "measured": "tonight, as the previous version"}
+        report.results[number] = dataclasses.replace(result, protocol=protocol)
+    return report, unmeasured
+
+
+def _drift(settings: PipelineSettings, parent: Version, version: Version) -> Report:
+    from recokit.drift import measure_drift
+    from recokit.frame import read_frame
+
+    asked = settings.drift
+    impressions = None if asked.impressions is None else read_frame(asked.impressions)
+    return measure_drift(
+        parent,
+        version,
+        k=asked.k,
+        sample=asked.sample,
+        seed=asked.seed,
+        ranker=asked.ranker,
+        impressions=impressions,
+    )

@@ -1,0 +1,147 @@
+"""The version that a night starts from and is compared with: found once, then pinned.
+
+A rerun after a kill starts from the same parent, whatever has been published since: the first run of a version writes
+down which one it found, and the SHA-256 of its manifest, and later runs open that one or refuse.
+"""
+
+__all__ = ["Pinned", "counts_of", "find_parent", "open_pinned", "pin", "published_report", "seen_edges"]
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pretrain.pipeline.settings import PipelineSettings
+from recokit.errors import FormatError, VersionError
+from recokit.overlap import TOLERATED, estimate_overlap
+from recokit.report import Report
+from recokit.table import Version
+from recokit.table.folder import sha256_of
+from recokit.table.version import MANIFEST
+
+
+@dataclasses.dataclass(frozen=True)
+class Pinned:
+    """Which version is the parent.
+
+    Attributes:
+        name: Its name.
+        source: Where it is opened from: a path, a URL, or ``<store>@<name>``.
+        sha256: Of its ``version.json``.
+    """
+
+    name: str
+    source: str
+    sha256: str
+
+
+def find_parent(settings: PipelineSettings) -> Version | None:
+    """Open what ``previous`` names; None where it is ``"none"``, or ``"latest"`` of a store without versions.
+
+    Raises:
+        ConfigError: The configuration's line, where there is no such version.
+    """
+    from recokit.store import EmbeddingStore, open_source
+
+    asked = settings.previous
+    if asked == "none":
+        return None
+    with settings.file.at("", "previous"):
+        local = settings.folder / asked
+        if (local / MANIFEST).is_file() or "/" in asked or "@" in asked:
+            return open_source(str(local) if "://" not in asked else asked)
+        store = EmbeddingStore(settings.store)
+        if asked == "latest":
+            return store.latest()
+        return store.open(asked)
+
+
+def pin(settings: PipelineSettings, parent: Version) -> Pinned:
+    """Return what finds the same version again."""
+    asked = settings.previous
+    local = settings.folder / asked
+    by_path = (local / MANIFEST).is_file() or "/" in asked
+    source = str(parent.path) if by_path and "://" not in asked else f"{settings.store}@{parent.name}"
+    if "://" in asked:
+        source = f"{asked.rpartition('@')[0] or asked.rpartition('/')[0]}@{parent.name}"
+    return Pinned(parent.name, source, sha256_of(parent.path / MANIFEST))
+
+
+def open_pinned(pinned: Pinned) -> Version:
+    """Open the version that was pinned.
+
+    Raises:
+        VersionError: There is another one in its place.
+    """
+    from recokit.store import open_source
+
+    version = open_source(pinned.source)
+    found = sha256_of(version.path / MANIFEST)
+    if found != pinned.sha256:
+        raise VersionError(
+            f"{pinned.source} is not the version that this run began from: its manifest has the sha256 {found}, "
+            f"expected {pinned.sha256}; make a version of another name"
+        )
+    return version
+
+
+def published_report(version: Version, name: str = "benchmarks.json") -> Report | None:
+    """Return a report that was published with a version; None where there is none that can be read."""
+    path = version.reports.get(name)
+    try:
+        return None if path is None else Report.load(path)
+    except (OSError, FormatError):
+        return None
+
+
+def counts_of(version: Version) -> dict[str, dict[str, int]]:
+    """Return how many entities of each type and training edges of each relation a version has.
+
+    An entity type that has a table a network counts its largest one; so does a relation.
+    """
+    entities: dict[str, int] = {}
+    for name, entry in version.tables.items():
+        if entry.kind in ("vectors", "mixture") and not _inside(version, name):
+            entities[entry.entity] = max(entities.get(entry.entity, 0), _rows(entry.path))
+    edges: dict[str, int] = {}
+    for recorded in [version.meta, *version.meta.get("networks", {}).values()]:
+        for relation, count in recorded.get("edges", {}).items():
+            edges[relation] = max(edges.get(relation, 0), int(count))
+    return {"entities": entities, "edges": edges}
+
+
+def _inside(version: Version, name: str) -> bool:
+    """Say whether a table holds the components of a mixture."""
+    return any(entry.components == name for entry in version.tables.values())
+
+
+def _rows(path: Path) -> int:
+    return int(json.loads((path / "table.json").read_bytes())["count"])
+
+
+def seen_edges(version: Version, held_out: Mapping[str, Path]) -> dict[str, float]:
+    """Return the share of held-out pairs that a version was trained on, for relations where it is too much.
+
+    Args:
+        version: Its tables carry sketches of the edges.
+        held_out: Relation to a Parquet file of pairs, columns query and candidate.
+    """
+    import pyarrow.parquet as pq
+
+    sketches: dict[str, list[Mapping[str, Any]]] = {}
+    for name, entry in version.tables.items():
+        if entry.kind in ("vectors", "mixture"):
+            for sketch in version.open(name).meta.get("edge_sketches", ()):
+                sketches.setdefault(sketch["relation"], []).append(sketch)
+    shares = {}
+    for relation, path in held_out.items():
+        if relation in sketches:
+            pairs = pq.read_table(path, columns=["query", "candidate"])
+            ends = (pairs["query"].combine_chunks(), pairs["candidate"].combine_chunks())
+            found = [estimate_overlap(sketch, *ends) for sketch in sketches[relation]]
+            share = max((each for each in found if not math.isnan(each)), default=0.0)
+            if share > TOLERATED:
+                shares[relation] = share
+    return shares

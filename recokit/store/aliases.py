@@ -1,0 +1,116 @@
+"""Aliases: names such as ``production`` that move from version to version, by logs that only grow.
+
+    .aliases/<alias>/000001.json   {"format": "alias-move/1", "version": name or null, "moved": UTC, "by"}
+
+The highest number is where the alias is; null is nowhere. Whoever creates the next number has moved it, and only one
+can: no mover undoes another's work unseen, and every earlier place stays on record.
+"""
+
+__all__ = ["AliasMove", "alias_history", "alias_names", "current_move", "move_alias", "take_back"]
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from types import EllipsisType
+
+from recokit.errors import FormatError, VersionError
+from recokit.store.places import Place
+from recokit.store.records import author, now, read_record, time_of, write_record
+
+FORMAT = "alias-move/1"
+_FOLDER = ".aliases"
+_ENTRY = re.compile(r"(\d{6,})\.json")
+_TRIES = 1000  # movers ahead in the line
+
+
+@dataclass(frozen=True)
+class AliasMove:
+    """One move of an alias.
+
+    Attributes:
+        number: From 1.
+        version: Where to; None where the alias was removed.
+        moved: When, in UTC.
+        by: User and host.
+    """
+
+    number: int
+    version: str | None
+    moved: datetime
+    by: str
+
+
+def alias_names(place: Place) -> list[str]:
+    """Return every alias that there ever was, sorted."""
+    return [name for name in place.names(_FOLDER) if not name.startswith(".")]
+
+
+def current_move(place: Place, alias: str) -> AliasMove | None:
+    """Return the last move of an alias, or None where there was none."""
+    numbers = _numbers(place, alias)
+    return _read(place, alias, numbers[-1]) if numbers else None
+
+
+def alias_history(place: Place, alias: str) -> list[AliasMove]:
+    """Return all moves of an alias, the first one first."""
+    return [_read(place, alias, number) for number in _numbers(place, alias)]
+
+
+def move_alias(
+    place: Place, alias: str, version: str | None, *, expected: str | EllipsisType | None = ...
+) -> AliasMove:
+    """Move an alias in one step.
+
+    Args:
+        place: The store's.
+        alias: Its name.
+        version: Where to, or None to remove it.
+        expected: Where it has to be before, None for nowhere; anywhere, where it is not given.
+
+    Raises:
+        VersionError: It is not where it was expected, or movers kept coming in between.
+    """
+    for _ in range(_TRIES):
+        last = current_move(place, alias)
+        found = None if last is None else last.version
+        if not isinstance(expected, EllipsisType) and found != expected:
+            raise VersionError(f"alias {alias!r} of {place.url} is at {found or 'no version'}, expected {expected}")
+        number = 1 if last is None else last.number + 1
+        if _create(place, alias, number, version):
+            return _read(place, alias, number)
+    raise VersionError(f"alias {alias!r} of {place.url} was moved by others {_TRIES} times in between: try again")
+
+
+def take_back(place: Place, alias: str, move: AliasMove, usable: Callable[[str], bool]) -> None:
+    """Move an alias on from a move to where it was before it, or nowhere, unless somebody has moved it on already."""
+    before = _read(place, alias, move.number - 1).version if move.number > 1 else None
+    _create(place, alias, move.number + 1, before if before is not None and usable(before) else None)
+
+
+def _create(place: Place, alias: str, number: int, version: str | None) -> bool:
+    try:
+        write_record(place, _path(alias, number), FORMAT, {"version": version, "moved": now(), "by": author()})
+    except FileExistsError:
+        return False
+    return True
+
+
+def _numbers(place: Place, alias: str) -> list[int]:
+    return sorted(int(m[1]) for name in place.names(f"{_FOLDER}/{alias}") if (m := _ENTRY.fullmatch(name)))
+
+
+def _path(alias: str, number: int) -> str:
+    return f"{_FOLDER}/{alias}/{number:06d}.json"
+
+
+def _read(place: Place, alias: str, number: int) -> AliasMove:
+    path = _path(alias, number)
+    where = f"{place.url}/{path}"
+    record = read_record(place, path, FORMAT)
+    if record is None:
+        raise FormatError(f"{where} has gone: moves of aliases are never removed")
+    version = record.get("version")
+    if version is not None and not isinstance(version, str):
+        raise FormatError(f"{where}: 'version' is {version!r}, expected a name or null")
+    return AliasMove(number, version, time_of(record, "moved", where), str(record.get("by")))
