@@ -51,6 +51,7 @@ name = "likes"
 source = "user"
 target = "movie"
 path = "likes.parquet"
+sides = "target"
 
 [selection.relation.likes]
 until = "{date+1}"
@@ -62,13 +63,16 @@ min_count = 3
 fraction = 0.1
 
 [train]
-dim = 32
+dim = 64
+operator = "identity"
 comparator = "cos"
 loss = "softmax"
-temperature = 0.15
-uniform_negatives = 500
-epochs = 40
+temperature = 0.16
+uniform_negatives = "all"
+epochs = 20
 learning_rate = 0.1
+schedule = "linear"
+init = "spectral"
 
 [warm]
 epochs = 10
@@ -80,6 +84,7 @@ relation = "likes"
 pairs = "held_out"
 exclude = "known"
 k = 10
+floors = true
 
 [[benchmark]]
 kind = "topic"
@@ -188,6 +193,8 @@ def night_row(said: dict[str, Any], rows: Sequence[Result]) -> tuple[str, ...]:
         "-" if edges is None else f"{edges:,}",
         of(said["version"], "recall@10"),
         of(said["parent"], "recall@10"),
+        of("degree", "recall@10"),
+        of("EASE", "recall@10"),
         of(said["version"], "genres roc_auc"),
         of("movie", "relative l2"),
         of("movie", "overlap@10"),
@@ -201,6 +208,8 @@ HEAD: tuple[str, ...] = (
     "likes",
     "recall@10",
     "of the one before",
+    "popularity",
+    "EASE",
     "genres AUC",
     "drift",
     "overlap@10",

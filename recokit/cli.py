@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from recokit.table import EmbeddingTable, FeatureTable, Mixture, RelationParameters, Version
     from recokit.table.relations import Side
 
-_NUMBER = re.compile(r"[-+]?[\d.,]+( .*)?")  # with what stands behind it: ± 0.1, [0.2, 0.3]
+_NUMBER = re.compile(r"[-+]?[\d.,]+( [^A-Za-z]*| [A-Za-z/%]{1,5}| x [0-9]+)?")  # 0.2 ± 0.1, 3 GB
 
 _ALLOCATION = (
     "How the components of a mixture share a list: round_robin, proportional, sainte_lague, min_one, max_score."
@@ -82,7 +82,7 @@ def text_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], *
     table = Table(title=Text(title), title_justify="left", show_lines=lines)
     for column, cells in zip(head, zip(*rows, strict=True) if rows else [()] * len(head), strict=True):
         numeric = all(_NUMBER.fullmatch(cell) for cell in cells)
-        table.add_column(Text(column), justify="right" if numeric else "left")
+        table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")  # ids stay whole
     for row in rows:
         table.add_row(*map(Text, row))  # ids and names are no markup
     return table

@@ -74,7 +74,11 @@ def closest(name: str, known: Iterable[str]) -> str:
     "did you mean 'translation'?"
     >>> closest("xyz", ["identity", "translation"])
     'known: identity, translation'
+    >>> closest("xyz", [])
+    'there is none'
     """
     choices = sorted(known)
+    if not choices:
+        return "there is none"
     near = difflib.get_close_matches(name, choices, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(choices)}"

@@ -160,7 +160,7 @@ def _load(path: Path, tables: "Tables | None", *, allow_drift: bool) -> "tuple[R
         ranker = load_ranker(path, tables, allow_drift=allow_drift)
         return ranker, ranker.kind
     except VersionError as error:
-        raise VersionError(f"{error} (on the command line --tables and --allow-drift)") from error
+        raise VersionError(f"{error} (on the command line --tables STORE@NAME and --allow-drift)") from error
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

@@ -24,6 +24,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FORMAT = "report/1"
+_HERE = Path(__file__).resolve()
 PACKAGES = ("recokit", "numpy", "pandas", "scipy", "pyarrow", "torch", "torchrec", "faiss-cpu", "hnswlib")
 
 
@@ -67,13 +69,13 @@ class Result:
 
 
 def gather_provenance(data: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Where a report comes from: versions, commit of the working folder, machine, and the ``data`` hashes given.
+    """Where a report comes from: versions, commit of recokit's own checkout, machine, and the ``data`` hashes given.
 
     Nothing is imported for it: versions are those of the installed packages.
     """
     return {
         "versions": {"python": platform.python_version(), **_versions()},
-        "commit": _commit(),
+        "commit": _commit(_HERE),
         "machine": {"cpus": os.cpu_count(), "architecture": platform.machine(), "system": platform.system()},
         "data": dict(data or {}),
     }
@@ -239,11 +241,30 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _commit() -> str | None:
-    """Commit of the git checkout that the process works in, or None."""
+@cache  # the code that runs is the one that was imported, whatever is checked out later
+def _commit(file: Path) -> str | None:
+    """Commit of the git checkout that ``file`` is part of, with ``-dirty`` if tracked files differ from it; or None.
+
+    A package in a virtual environment lies within many a repository that knows nothing of it: git has to track it.
+    """
+    if _git(file, "ls-files", "--error-unmatch", file.name) is None:
+        return None
+    return _git(file, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(file: Path, *words: str) -> str | None:
+    """Return what git says in the folder of a file, or None where it fails."""
+    chosen = (
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_PREFIX",
+    )  # of a hook that runs this: another repository
     try:
         answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
+            ["git", *words],
+            cwd=file.parent,
+            env={key: value for key, value in os.environ.items() if key not in chosen} | {"GIT_OPTIONAL_LOCKS": "0"},
             capture_output=True,
             text=True,
             timeout=5.0,

@@ -393,6 +393,7 @@ def test_floors_are_of_all_known_pairs_and_popularity_of_buys_too(example):
     assert found["ItemKNN"] == found["EASE"] == []  # nothing is known of user 9
 
 
+@pytest.mark.slow
 def test_tasks_are_measured_one_by_one(example, shop):
     report = example.measure("retailrocket", example.retailrocket.load(shop), seeds=1, part="test")
     rows = report.to_frame()

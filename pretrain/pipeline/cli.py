@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from pretrain.pipeline.lineage import notes_of
 from pretrain.pipeline.night import Bars
 from pretrain.pipeline.run import Outcome, run_pipeline, show_status
 from pretrain.pipeline.settings import PipelineSettings, load_pipeline
@@ -34,6 +35,9 @@ Force = Annotated[str | None, typer.Option(metavar="STEP", help="Run this step a
 Despite = Annotated[
     str | None, typer.Option(metavar="REASON", help="Publish although a gate fails; the reason is written down.")
 ]
+Backwards = Annotated[
+    bool, typer.Option("--move-aliases", help="Move aliases although they are at a version of a later day.")
+]
 Seconds = Annotated[float, typer.Option(help="Time between two checkpoints of the training.", min=0)]
 
 pipeline = typer.Typer(
@@ -49,6 +53,7 @@ def run(
     work: Folder = None,
     force: Force = None,
     despite: Despite = None,
+    move_aliases: Backwards = False,
     checkpoint_seconds: Seconds = 60.0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -57,7 +62,8 @@ def run(
     What is there and unchanged is skipped; what was killed goes on.
     """
     settings = _settings(config, version, date, work)
-    _until("publish", settings, as_json, force=force, despite=despite, checkpoint_seconds=checkpoint_seconds)
+    given = {"force": force, "despite": despite, "move_aliases": move_aliases}
+    _until("publish", settings, as_json, **given, checkpoint_seconds=checkpoint_seconds)
 
 
 def _command(step: str, text: str) -> None:
@@ -96,7 +102,7 @@ def status(
     rows = [
         (
             step["name"],
-            "made" if step["made"] else "to do",
+            "to do" if not step["made"] else "failed" if step["name"] == "gates" and not outcome.passed else "made",
             f"{step['seconds']:.1f}" if step["made"] else "",
             step.get("ended", ""),
             step["key"][:12],
@@ -104,6 +110,8 @@ def status(
         for step in outcome.steps
     ]
     state = "published" if outcome.published else "not published"
+    if outcome.despite is not None:
+        state += f" despite failed gates: {outcome.despite}"
     title = f"version {outcome.version}, from {outcome.parent or 'scratch'}, {state}"
     emit(outcome.to_dict(), as_json, text_table(title, ("step", "state", "seconds", "ended", "key"), rows))
 
@@ -151,6 +159,8 @@ def _show(outcome: Outcome, settings: PipelineSettings) -> None:
         console.print(f"careful: {why}: as {benchmark!r} measures it, that version is no yardstick")
     for benchmark, why in notes.get("parent", {}).items():
         console.print(f"version {outcome.parent} could not be measured by {benchmark!r}: {why}")
+    for line in notes_of({name: found for name, found in facts.items() if found}):
+        console.print(line)
     for line in outcome.lines:
         console.print(line)
     if outcome.published:

@@ -1,6 +1,7 @@
 """Gates: bounds that a version has to keep to be published.
 
-A gate is about a benchmark, about drift, or about how much the network has shrunk:
+A gate is about a benchmark, about drift, about how much the network has shrunk, or (``share = "user"``, with ``max`` or
+``max_rise``) about the largest share that one entity has in the training edges of its type's relations:
 
     [[gate]]                       [[gate]]                       [[gate]]
     benchmark = "links"            drift = "user"                 edges = "clicks"
@@ -30,7 +31,7 @@ __all__ = ["Against", "Checked", "Gate", "Measured", "check_gates"]
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from recokit.errors import closest
@@ -48,7 +49,7 @@ class Gate:
     """One bound, or several of the same figure.
 
     Attributes:
-        subject: ``"benchmark"``, ``"drift"``, ``"entities"`` or ``"edges"``.
+        subject: ``"benchmark"``, ``"drift"``, ``"entities"``, ``"edges"`` or ``"share"``.
         name: Of the benchmark, the table, the entity type, the relation.
         metric: Which figure of a benchmark or of drift; None for its only one.
         group: Which label, relation or part; None for all.
@@ -57,6 +58,7 @@ class Gate:
         max_drop: How far it may fall below the previous version's: in units of the metric, for counts as a share.
         noise: The same in noises.
         against: Which comparisons count; None for what fits the benchmark.
+        max_rise: How far a share may rise above the previous version's.
     """
 
     subject: str
@@ -68,6 +70,7 @@ class Gate:
     max_drop: float | None = None
     noise: float | None = None
     against: Against | None = None
+    max_rise: float | None = None
 
     def __str__(self) -> str:
         said = [f"{self.subject} {self.name}", self.metric or "", f"[{self.group}]" if self.group else ""]
@@ -105,6 +108,9 @@ class Measured:
         parent_counts: The same of the previous version.
         held_out: Benchmarks on the night's own held-out edges.
         seen: Benchmark to why the previous version is no yardstick tonight.
+        memory: Benchmark to why it asks what the version was trained on.
+        shares: Entity type to the largest share of one entity in the training edges of its relations.
+        parent_shares: The same of the previous version.
     """
 
     version: str
@@ -116,6 +122,9 @@ class Measured:
     parent_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     held_out: frozenset[str] = frozenset()
     seen: Mapping[str, str] = field(default_factory=dict)
+    memory: Mapping[str, str] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
+    parent_shares: Mapping[str, float] = field(default_factory=dict)
 
 
 def check_gates(gates: Iterable[Gate], measured: Measured) -> list[Checked]:
@@ -134,9 +143,40 @@ def check_gates(gates: Iterable[Gate], measured: Measured) -> list[Checked]:
             checked += _check_counts(gate, measured)
         elif gate.subject == "drift":
             checked += _check_drift(gate, measured)
+        elif gate.subject == "share":
+            checked += _check_share(gate, measured)
         else:
-            checked += _check_benchmark(gate, measured)
+            checked += [_remembered(each, gate, measured) for each in _check_benchmark(gate, measured)]
     return checked
+
+
+def _remembered(checked: Checked, gate: Gate, measured: Measured) -> Checked:
+    """Say of what is asked of training edges that it is."""
+    why = measured.memory.get(gate.name)
+    return checked if why is None else replace(checked, reason=f"{checked.reason} (careful, measures memory: {why})")
+
+
+def _check_share(gate: Gate, measured: Measured) -> list[Checked]:
+    now = measured.shares.get(gate.name)
+    if now is None:
+        reason = f"the version keeps no degrees of {gate.name!r}; {closest(gate.name, measured.shares)}"
+        return [Checked(str(gate), "measured", "failed", reason)]
+    checked = _within(gate, now)
+    if gate.max_rise is None:
+        return checked
+    bound = f"max_rise {gate.max_rise:g}"
+    if measured.parent is None:
+        return [*checked, _without_parent(gate, bound, now)]
+    before = measured.parent_shares.get(gate.name)
+    if before is None:
+        reason = f"version {measured.parent} keeps no degrees of {gate.name!r}"
+        return [*checked, Checked(str(gate), bound, "skipped", reason, now)]
+    status: Status = "passed" if now - before <= gate.max_rise else "failed"
+    reason = (
+        f"one {gate.name} has {now:.4f} of the training edges, {before:.4f} in version {measured.parent}; "
+        f"a rise of {gate.max_rise:g} is allowed"
+    )
+    return [*checked, Checked(str(gate), bound, status, reason, now, before)]
 
 
 def _check_counts(gate: Gate, measured: Measured) -> list[Checked]:
@@ -175,6 +215,9 @@ def _check_benchmark(gate: Gate, measured: Measured) -> list[Checked]:
     row, why = _row(measured.tonight, gate, measured.version, lambda result: _task(result) == gate.name)
     if row is None:
         return [Checked(str(gate), "measured", "failed", why)]
+    if measured.parent is None and row.protocol.get("kind") == "stability":  # its figure compares by itself
+        bounds = " ".join(f"{key} {getattr(gate, key):g}" for key in ("min", "max") if getattr(gate, key) is not None)
+        return [_without_parent(gate, bounds or _said_drop(gate), None)]
     checked = _within(gate, row.value)
     if gate.max_drop is None and gate.noise is None:
         return checked

@@ -1,14 +1,89 @@
 """The files that a pipeline reads: their contents are part of its steps' keys, and of a version's lineage."""
 
-__all__ = ["edge_files", "measured_files", "page_files"]
+__all__ = ["check_columns", "check_store", "edge_files", "measured_files", "page_files"]
 
 import glob
-from collections.abc import Iterable, Mapping
+import tempfile
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pretrain.pipeline.settings import PipelineSettings, page_file
-from recokit.errors import DataError
+from pretrain.pipeline.settings import PipelineSettings
+from pretrain.pipeline.tables import page_file
+from recokit.errors import DataError, FormatError, MissingDependencyError
+
+
+def check_store(settings: PipelineSettings) -> None:
+    """Refuse, before a night goes into it, a store that cannot be written.
+
+    Raises:
+        ConfigError: Says so, with the line of ``output``.
+    """
+    from recokit.store.places import LocalPlace, place_of
+
+    try:
+        place = place_of(settings.store)
+        if isinstance(place, LocalPlace):
+            there = next(path for path in (place.folder, *place.folder.parents) if path.exists())
+            with tempfile.TemporaryFile(dir=there):
+                return
+        name = f".write-check-{uuid.uuid4().hex}"
+        place.create(name, b"")
+        place.remove(name)
+    except MissingDependencyError:
+        raise
+    except Exception as error:  # file systems of fsspec raise what they like
+        output = settings.file.content["output"]
+        raise settings.file.error("", "output", f"output is {output!r}, which cannot be written: {error}") from error
+
+
+def check_columns(file: Path, columns: Sequence[str], ids: Sequence[str]) -> None:
+    """Refuse a frame that lacks a column, or a Parquet file that says that ids are null; no row is read.
+
+    Args:
+        file: A Parquet, CSV or TSV file.
+        columns: Those that have to be there.
+        ids: Those of them that hold ids.
+
+    Raises:
+        DataError: Names the file and the column.
+        FormatError: The file cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from pyarrow import csv
+
+    text = {".csv", ".tsv"} & {suffix.lower() for suffix in file.suffixes}
+    nulls: dict[str, int] = {}
+    try:
+        if text:
+            parse = csv.ParseOptions(delimiter="\t" if ".tsv" in text else ",", newlines_in_values=True)
+            with pa.input_stream(str(file), compression="detect") as stream:
+                there = csv.open_csv(stream, parse_options=parse).schema.names
+        else:
+            with pq.ParquetFile(file) as opened:
+                there = opened.schema_arrow.names
+                nulls = _nulls(opened.metadata)
+    except (OSError, pa.ArrowException) as error:
+        raise FormatError(f"{file} cannot be read: {error}") from error
+    for name in columns:
+        if name not in there:
+            raise DataError(f"{file} has no column {name!r}; it has: {', '.join(map(str, there))}")
+    for name in ids:
+        if nulls.get(name):
+            raise DataError(f"{file}: {nulls[name]:,} ids in column {name!r} are null, expected none")
+
+
+def _nulls(metadata: Any) -> dict[str, int]:
+    """Return the nulls of each column of a Parquet file, as its footer counts them."""
+    found: dict[str, int] = {}
+    for group in range(metadata.num_row_groups):
+        for number in range(metadata.num_columns):
+            column = metadata.row_group(group).column(number)
+            if column.is_stats_set and column.statistics.has_null_count:
+                found[column.path_in_schema] = found.get(column.path_in_schema, 0) + column.statistics.null_count
+    return found
 
 
 def edge_files(settings: PipelineSettings) -> list[Path]:

@@ -9,7 +9,7 @@
 A metric's name is that of its benchmark, not of the version, so that those of two nights stand side by side.
 """
 
-__all__ = ["lineage_of", "passed"]
+__all__ = ["lineage_of", "notes_of", "passed"]
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from recokit.report import Report, Result, gather_provenance
 
 def lineage_of(
     settings: PipelineSettings,
-    inputs: Mapping[str, str],
+    inputs: Mapping[str, Mapping[str, Any]],
     *,
     parent: str | None,
     steps: Sequence[Mapping[str, Any]],
@@ -32,18 +32,20 @@ def lineage_of(
     benchmarks: Report,
     counts: Mapping[str, Mapping[str, int]],
     despite: str | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the content of ``lineage.json``.
 
     Args:
         settings: The configuration.
-        inputs: Path of a file that was read, from the configuration's folder, to its SHA-256.
+        inputs: Path of a file that was read, from the configuration's folder, to its bytes and SHA-256.
         parent: The previous version.
         steps: name, key, seconds and skipped of each.
         gates: What ``check_gates`` found, as dicts.
         benchmarks: Tonight's rows.
         counts: Of entities and edges.
         despite: Why the version is published although a gate failed.
+        notes: What else should be known, a line each.
     """
     provenance = gather_provenance()
     content = canonical(settings.template)
@@ -53,10 +55,7 @@ def lineage_of(
         "config_sha256": hashlib.sha256(content.encode()).hexdigest(),
         "date": settings.date.isoformat(),
         "code": {"recokit": provenance["versions"].get("recokit"), "commit": provenance["commit"]},
-        "inputs": {
-            path: {"bytes": (settings.folder / path).stat().st_size, "sha256": digest}
-            for path, digest in inputs.items()
-        },
+        "inputs": {path: dict(file) for path, file in inputs.items()},
         "parent": parent,
         "steps": [dict(step) for step in steps],
         "gates": [
@@ -70,7 +69,26 @@ def lineage_of(
         ],
         "metrics": [*_of_benchmarks(benchmarks, settings.version), *_of_counts(counts)],
     }
+    document |= {"notes": list(notes)} if notes else {}
     return document if despite is None else {**document, "despite": despite}
+
+
+def notes_of(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what people should know of the benchmarks and the codes of a night, a line each.
+
+    Args:
+        facts: Step to what is known of it.
+    """
+    lines = [
+        f"careful: benchmark {name!r} measures memory: {why}"
+        for name, why in facts.get("benchmark", {}).get("memory", {}).items()
+    ]
+    for table, codes in facts.get("quantize", {}).items():
+        if "left out" in codes:
+            lines.append(f"there is no {table}: {codes['left out']}")
+        if "codebook" in codes:
+            lines.append(f"the codebook of {table} is {codes['codebook']}")
+    return lines
 
 
 def passed(gates: Sequence[Mapping[str, Any]]) -> bool:

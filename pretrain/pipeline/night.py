@@ -13,14 +13,13 @@ from typing import Any
 from pretrain.pipeline.inputs import edge_files, measured_files, page_files
 from pretrain.pipeline.parent import Pinned, find_parent, open_pinned, pin
 from pretrain.pipeline.settings import PipelineSettings
-from pretrain.pipeline.work import Work, key_of
-from recokit.errors import ConfigError, DataError, VersionError
+from pretrain.pipeline.work import STEPS, Work, key_of
+from recokit.errors import ConfigError, DataError, FormatError, VersionError
 from recokit.table import Version, open_version
 from recokit.table.folder import read_json
 
 # Raised where a step would make something else of the same parts; see pretrain.pipeline.work.
 FORMATS = {"select": 1, "prepare": 1, "train": 1, "benchmark": 1, "quantize": 1, "gates": 1, "page": 1, "publish": 1}
-STEPS = tuple(FORMATS)
 STANDS_ON = {
     "select": (),
     "prepare": ("select",),
@@ -66,6 +65,7 @@ class Night:
         bars: Progress.
         checkpoint_seconds: Time between two checkpoints of the training.
         despite: Why the version is published although a gate fails.
+        move_aliases: Move aliases from versions of later days too.
     """
 
     def __init__(
@@ -76,13 +76,15 @@ class Night:
         bars: Bars | None = None,
         checkpoint_seconds: float = 60.0,
         despite: str | None = None,
+        move_aliases: bool = False,
     ) -> None:
-        self.settings, self.work = settings, work
+        self.settings, self.work, self.move_aliases = settings, work, move_aliases
         self.bars, self.checkpoint_seconds = bars or Bars(), checkpoint_seconds
         self.settled = work.run(settings.version)
         self.despite = despite if despite is not None else self.settled.get("despite")
         self.keyed: dict[str, dict[str, Any]] = {}  # what the keys were made of
         self._keys: dict[str, str] = {}
+        self._bytes: dict[str, int] = {}  # of files, when they were hashed first
 
     def begin(self, *, look: bool = False) -> None:
         """Settle the day and the parent, at the first run of the version.
@@ -101,6 +103,12 @@ class Night:
                     f"version {settings.version!r} was begun for the date {day}, not {settings.date}: "
                     f"give --date {day} or another --version"
                 )
+            for key, now in self._settled_once().items():
+                if self.settled.get(key, now) != now and (key == "output" or "published" not in self.settled):
+                    raise ConfigError(
+                        f"version {settings.version!r} was begun with {key} = {self.settled[key]!r}, not {now!r}, in "
+                        f"{self.work.path}: give another --version"
+                    )
             return
         from recokit.store import EmbeddingStore
 
@@ -112,11 +120,20 @@ class Night:
             )
         parent = find_parent(settings)
         pinned = None if parent is None else dataclasses.asdict(pin(settings, parent))
-        first = {"version": settings.version, "date": settings.date.isoformat(), "parent": pinned}
+        first = {
+            "version": settings.version,
+            "date": settings.date.isoformat(),
+            **self._settled_once(),
+            "parent": pinned,
+        }
         if look:
             self.settled = first
         else:
             self.settle(first)
+
+    def _settled_once(self) -> dict[str, str]:
+        """Return what a version keeps that has been begun: its store, as it was written, and where it starts from."""
+        return {"output": str(self.settings.file.content["output"]), "previous": self.settings.previous}
 
     def settle(self, more: Mapping[str, Any]) -> None:
         """Write down more of what is settled."""
@@ -132,7 +149,15 @@ class Night:
     def parent(self) -> Version | None:
         """The previous version, opened; None without one."""
         found = self.settled["parent"]
-        return None if found is None else open_pinned(Pinned(**found))
+        if found is None:
+            return None
+        try:
+            return open_pinned(Pinned(**found))
+        except (FormatError, VersionError) as error:
+            raise VersionError(
+                f"version {self.settings.version!r} was begun from version {found['name']!r}, which cannot be opened: "
+                f"{error}. A version of another name begins anew"
+            ) from error
 
     def key(self, step: str) -> str:
         """Return the key of a step; files are hashed where they have changed."""
@@ -148,9 +173,9 @@ class Night:
         Raises:
             DataError: Names the first of them.
         """
-        before, after = self.keyed[step].get("files", {}), self.parts(step).get("files", {})
-        for path in before:
-            if after.get(path) != before[path]:
+        for path, digest in self.keyed[step].get("files", {}).items():
+            file = self.settings.folder / path
+            if not file.is_file() or self.work.sha256(file) != digest:
                 raise DataError(f"{self.settings.folder / path} has changed while {step!r} was running: run it again")
 
     def folder(self, step: str) -> Path:
@@ -181,7 +206,9 @@ class Night:
             config = {"benchmarks": list(settings.benchmarks), "drift": content.get("drift")}
             return {"parent": parent, **config, "files": self.hashes(measured_files(settings))}
         if step == "quantize":
-            return {"quantize": content.get("quantize")}
+            codes = settings.quantize
+            follows = {"parent": parent} if codes is not None and codes.codebook == "previous" else {}
+            return {"quantize": content.get("quantize"), **follows}
         if step == "gates":
             return {"gates": [dataclasses.asdict(gate) for gate in settings.gates]}
         if step == "page":
@@ -194,13 +221,29 @@ class Night:
         """The files that edges come from."""
         return edge_files(self.settings)
 
+    def edges_read(self) -> dict[str, str]:
+        """Return the SHA-256 of the files of edges, as they were read, by paths from the configuration's folder."""
+        self.key("select")
+        rules = self.settings.selection
+        ids = {os.path.relpath(path, self.settings.folder) for path in (*rules.keep.values(), *rules.drop.values())}
+        return {path: digest for path, digest in self.keyed["select"]["files"].items() if path not in ids}
+
     def hashes(self, files: list[Path]) -> dict[str, str]:
         """Return what files hold, by their paths from the configuration's folder."""
-        return {os.path.relpath(path, self.settings.folder): self.work.sha256(path) for path in files}
+        named = {os.path.relpath(path, self.settings.folder): path for path in files}
+        found = {name: self.work.sha256(path) for name, path in named.items()}
+        for name, path in named.items():
+            self._bytes.setdefault(name, path.stat().st_size)
+        return found
 
-    def inputs(self) -> dict[str, str]:
-        """Return what all files hold that were read, by their paths from the configuration's folder."""
-        return self.hashes([*self.edge_files, *measured_files(self.settings), *page_files(self.settings)])
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """Return bytes and SHA-256 of all files that steps up to the page have read, as they were read.
+
+        By their paths from the configuration's folder; what has happened to a file since is no matter.
+        """
+        self.key("page")
+        digests = {path: digest for parts in self.keyed.values() for path, digest in parts.get("files", {}).items()}
+        return {path: {"bytes": self._bytes[path], "sha256": digests[path]} for path in sorted(digests)}
 
     @cached_property
     def trained(self) -> Version:

@@ -4,12 +4,23 @@ A rerun after a kill starts from the same parent, whatever has been published si
 down which one it found, and the SHA-256 of its manifest, and later runs open that one or refuse.
 """
 
-__all__ = ["Pinned", "counts_of", "find_parent", "open_pinned", "pin", "published_report", "seen_edges"]
+__all__ = [
+    "Pinned",
+    "counts_of",
+    "days_of",
+    "find_parent",
+    "open_pinned",
+    "pin",
+    "published_report",
+    "seen_edges",
+    "shares_of",
+]
 
 import dataclasses
 import json
 import math
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +28,7 @@ from pretrain.pipeline.settings import PipelineSettings
 from recokit.errors import FormatError, VersionError
 from recokit.overlap import TOLERATED, estimate_overlap
 from recokit.report import Report
-from recokit.table import Version
+from recokit.table import Version, degrees_of
 from recokit.table.folder import sha256_of
 from recokit.table.version import MANIFEST
 
@@ -37,8 +48,38 @@ class Pinned:
     sha256: str
 
 
+def days_of(root: str) -> dict[str, date]:
+    """Return the day that each version of a store is of, the earliest first; of one day in the order of their making.
+
+    It is the ``date`` of a version's lineage; a version without one is of the day, in UTC, on which it was created.
+    """
+    from recokit.store.lookup import all_manifests
+    from recokit.store.places import place_of
+
+    place = place_of(root)
+    manifests = all_manifests(place)
+    lineages = place.read_all([f"{each.name}/reports/lineage.json" for each in manifests])
+    days = {}
+    for each in manifests:
+        said = _said_day(lineages.get(f"{each.name}/reports/lineage.json"))
+        days[each.name] = each.created.date() if said is None else said
+    return dict(sorted(days.items(), key=lambda item: item[1]))  # stable: manifests come oldest first
+
+
+def _said_day(lineage: object) -> date | None:
+    """Return the date of the bytes of a lineage; None where it has none that can be read."""
+    try:
+        return date.fromisoformat(json.loads(lineage)["date"]) if isinstance(lineage, bytes) else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def find_parent(settings: PipelineSettings) -> Version | None:
-    """Open what ``previous`` names; None where it is ``"none"``, or ``"latest"`` of a store without versions.
+    """Open what ``previous`` names; None where it is ``"none"``, or the store has no version yet.
+
+    ``"latest"`` is the newest version by the day that it is of, among those that are not of a later day than this one:
+    a night that is made up for does not start from its own future.
+    Without versions, ``"latest"`` and an alias that this pipeline moves stand for none: the first night makes them.
 
     Raises:
         ConfigError: The configuration's line, where there is no such version.
@@ -49,24 +90,37 @@ def find_parent(settings: PipelineSettings) -> Version | None:
     if asked == "none":
         return None
     with settings.file.at("", "previous"):
-        local = settings.folder / asked
-        if (local / MANIFEST).is_file() or "/" in asked or "@" in asked:
-            return open_source(str(local) if "://" not in asked else asked)
+        if _is_place(settings, asked):
+            return open_source(str(settings.folder / asked) if "://" not in asked else asked)
         store = EmbeddingStore(settings.store)
         if asked == "latest":
-            return store.latest()
+            earlier = [name for name, day in days_of(settings.store).items() if day <= settings.date]
+            return store.open(earlier[-1]) if earlier else None
+        if asked in settings.publish.aliases and not store.versions():
+            return None
         return store.open(asked)
 
 
 def pin(settings: PipelineSettings, parent: Version) -> Pinned:
     """Return what finds the same version again."""
     asked = settings.previous
-    local = settings.folder / asked
-    by_path = (local / MANIFEST).is_file() or "/" in asked
-    source = str(parent.path) if by_path and "://" not in asked else f"{settings.store}@{parent.name}"
+    source = f"{settings.store}@{parent.name}"
     if "://" in asked:
-        source = f"{asked.rpartition('@')[0] or asked.rpartition('/')[0]}@{parent.name}"
+        source = f"{_store_of(asked)}@{parent.name}"
+    elif _is_place(settings, asked):
+        source = str(parent.path)
     return Pinned(parent.name, source, sha256_of(parent.path / MANIFEST))
+
+
+def _is_place(settings: PipelineSettings, asked: str) -> bool:
+    """Say whether ``previous`` is a path or a URL, and no name in the store."""
+    return "/" in asked or "@" in asked or (settings.folder / asked / MANIFEST).is_file()
+
+
+def _store_of(url: str) -> str:
+    """Return the store of ``url@name`` or ``url/name``; an @ before the last slash is part of the URL."""
+    store, at, name = url.rstrip("/").rpartition("@")
+    return store if at and "/" not in name else url.rstrip("/").rpartition("/")[0]
 
 
 def open_pinned(pinned: Pinned) -> Version:
@@ -110,6 +164,29 @@ def counts_of(version: Version) -> dict[str, dict[str, int]]:
         for relation, count in recorded.get("edges", {}).items():
             edges[relation] = max(edges.get(relation, 0), int(count))
     return {"entities": entities, "edges": edges}
+
+
+def shares_of(version: Version) -> dict[str, float]:
+    """Return the largest share that one entity of each type has in the training edges of the type's relations.
+
+    Of a type that has a table a network the largest counts; one whose degrees the version does not keep has none.
+    """
+    shares: dict[str, float] = {}
+    for name, entry in version.tables.items():
+        if entry.kind not in ("vectors", "mixture") or _inside(version, name):
+            continue
+        recorded = version.meta if entry.network is None else version.meta.get("networks", {}).get(entry.network, {})
+        behind = f"-{entry.network}" if entry.network else ""
+        edges = sum(
+            int(count)
+            for relation, count in recorded.get("edges", {}).items()
+            if (known := version.relations.get(f"{relation}{behind}")) and entry.entity in (known.source, known.target)
+        )
+        degrees = degrees_of(version, name)
+        if degrees is not None and edges:
+            share = int(degrees.max(initial=0)) / edges
+            shares[entry.entity] = max(shares.get(entry.entity, 0.0), share)
+    return shares
 
 
 def _inside(version: Version, name: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pretrain.pipeline.parent import days_of
 from pretrain.pipeline.settings import PipelineSettings
 from recokit.errors import ConfigError, VersionError
 from recokit.report import Report
@@ -79,8 +80,12 @@ def move_aliases(
     store: "EmbeddingStore",
     settled: dict[str, Any],
     settle: Callable[[dict[str, Any]], None],
+    *,
+    backwards: bool = False,
 ) -> list[str]:
     """Move the aliases that this run has not moved yet.
+
+    An alias stays at a version of a later day: a night that is made up for does not take production back.
 
     Where an alias stood is written down before it is moved, and that it was moved, afterwards: a run that is killed
     in between moves it from that very place, and one that somebody else has moved meanwhile stays where it is.
@@ -90,11 +95,12 @@ def move_aliases(
         store: Holds the version.
         settled: What the run has written down, ``aliases`` among it.
         settle: Writes it down.
+        backwards: Move them from a version of a later day too.
 
     Returns:
         What happened, a line each.
     """
-    lines = []
+    lines, days = [], days_of(settings.store) if settings.publish.aliases else {}
     moves: dict[str, Any] = settled.setdefault("aliases", {})
     for alias in settings.publish.aliases:
         now = store.aliases().get(alias)
@@ -102,7 +108,18 @@ def move_aliases(
             moves[alias] = {"from": now, "done": False}
             settle(settled)
         move = moves[alias]
+        if move.get("held") and backwards:
+            move = moves[alias] = {"from": now, "done": False}
+            settle(settled)
         if move["done"]:
+            continue
+        if not backwards and (day := days.get(str(now), settings.date)) > settings.date:
+            lines.append(
+                f"{alias} stays at {now}, which is of {day}, a later day than {settings.date}; "
+                "`recokit pipeline run --move-aliases` moves it back"
+            )
+            move |= {"done": True, "held": True}
+            settle(settled)
             continue
         if now != settings.version:
             try:
@@ -118,13 +135,17 @@ def move_aliases(
 
 
 def retire_older(settings: PipelineSettings, store: "EmbeddingStore") -> list[str]:
-    """Retire all versions but the newest that are kept; those that an alias or a ranker names stay.
+    """Retire all versions but the newest that are kept, by the days that they are of.
+
+    Those that an alias or a ranker names stay, and so does the one that has just been published.
 
     Returns:
         What happened, a line each.
     """
     keep, lines = settings.publish.keep, []
-    for name in [] if keep is None else store.versions()[:-keep]:
+    for name in [] if keep is None else list(days_of(settings.store))[:-keep]:
+        if name == settings.version:
+            continue
         try:
             store.retire(name, reason=f"the newest {keep} are kept")
             lines.append(f"{name} is retired")

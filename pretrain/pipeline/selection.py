@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pretrain.config import Relation
-from pretrain.pipeline.settings import Periods, Selection
+from pretrain.pipeline.tables import Periods, Selection
 from pretrain.reading import Reader, View, by_text
 from pretrain.scans import literal, readable, scan_file
 from pretrain.settings import Settings
@@ -59,8 +59,12 @@ def select_edges(training: Settings, rules: Selection, folder: Path) -> list[dic
         relations = _add(reader, training)
         files = {relation.name: _file_name(relation.name, number) for number, relation in enumerate(relations)}
         rows = []
+        about_times = (rules.default.since, rules.default.until) != (None, None)
+        if about_times and not any("time" in view.roles for view in reader.views):
+            raise DataError("no relation has times, which the since and until of [selection] are about")
         for view in reader.views:
-            rows += _Selecting(view, {each.name: each for each in relations}, rules, reader).write(folder, files)
+            kind = _kind_of_times(reader, training, view)
+            rows += _Selecting(view, {each.name: each for each in relations}, rules, reader, kind).write(folder, files)
     by_name = {row["relation"]: row for row in rows}
     rows = [by_name[relation.name] for relation in relations]
     ends = [{"name": each.name, "source": each.source, "target": each.target} for each in relations]
@@ -108,6 +112,18 @@ def _add(reader: Reader, training: Settings) -> list[Relation]:
     return list((named or {text: Relation(text, entity, entity) for text in found}).values())
 
 
+def _kind_of_times(reader: Reader, training: Settings, view: View) -> str | None:
+    """Say what the times of a view are in its file, ``"dates"`` or ``"numbers"``; None where there are none."""
+    if "time" not in view.roles:
+        return None
+    path, columns = training.triples.get("data"), training.triples.get("columns", {})
+    if path is None:
+        (name,) = view.relations.values()
+        path, columns = training.paths[name], training.columns.get(name, {})
+    kind = scan_file(reader.db, path, view.what).types.get(columns.get("time", "time"))
+    return None if kind is None else "dates" if kind == "DATE" or kind.startswith("TIMESTAMP") else "numbers"
+
+
 def _file_name(relation: str, number: int) -> str:
     """Return the name of a relation's file: its own, where a file can have it."""
     try:
@@ -119,8 +135,10 @@ def _file_name(relation: str, number: int) -> str:
 class _Selecting:
     """One view of edges on its way through the rules."""
 
-    def __init__(self, view: View, relations: Mapping[str, Relation], rules: Selection, reader: Reader) -> None:
-        self.view, self.db, self.rules = view, reader.db, rules
+    def __init__(
+        self, view: View, relations: Mapping[str, Relation], rules: Selection, reader: Reader, times: str | None
+    ) -> None:
+        self.view, self.db, self.rules, self.times = view, reader.db, rules, times
         self.relations = {name: relations[name] for name in view.relations.values()}
         types = {end for each in self.relations.values() for end in (each.source, each.target)}
         kinds = {
@@ -204,9 +222,17 @@ class _Selecting:
 
     def _limits(self, periods: Periods, name: str) -> tuple[float | None, float | None]:
         if "time" not in self.view.roles:
-            if name in self.rules.periods and (periods.since is not None or periods.until is not None):
+            general = self.rules.default
+            if (periods.since, periods.until) != (general.since, general.until):
                 raise DataError(f"relation {name!r} has no times, which its since and until are about")
             return None, None
+        for key, at in (("since", periods.since), ("until", periods.until)):
+            meant = "dates" if isinstance(at, str | date) else "numbers"
+            if at is not None and self.times not in (None, meant):  # else one would be 1970 to the other
+                raise DataError(
+                    f"selection: {key} of relation {name!r} is {at!r}, and its file has {self.times} as times; "
+                    f"[selection.relation.{name}] may say another one than [selection]"
+                )
         return tuple(None if at is None else _number(at) for at in (periods.since, periods.until))  # type: ignore[return-value]
 
     def _newest(self, name: str, partial: Path, target: Path, kept: int) -> int:

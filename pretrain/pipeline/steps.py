@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.pipeline.gates import Measured, check_gates
-from pretrain.pipeline.lineage import lineage_of, passed
+from pretrain.pipeline.lineage import lineage_of, notes_of, passed
 from pretrain.pipeline.night import Night
-from pretrain.pipeline.parent import counts_of, published_report
+from pretrain.pipeline.parent import counts_of, published_report, shares_of
 from recokit.report import Report
 from recokit.table import open_version
 from recokit.table.folder import read_json, write_json
@@ -49,8 +49,10 @@ def _prepare(night: Night, folder: Path, before: Before) -> Facts:
 
 
 def _train(night: Night, folder: Path, before: Before) -> Facts:
+    from pretrain.pipeline.quantization import check_prepared
     from pretrain.pipeline.training import train_version
 
+    check_prepared(night.settings, night.folder("prepare"))
     with night.bars.training(f"training {night.settings.version}") as callback:
         return train_version(
             night.settings,
@@ -65,17 +67,23 @@ def _train(night: Night, folder: Path, before: Before) -> Facts:
 
 
 def _benchmark(night: Night, folder: Path, before: Before) -> Facts:
-    from pretrain.pipeline.benchmarks import measure_version
+    from pretrain.pipeline.benchmarks import measure_version, remembered
 
+    memory = remembered(night.settings, night.edges_read(), night.keyed["benchmark"]["files"])
     with night.bars.counting("benchmarks") as progress:
         files = night.relation_files()
-        return measure_version(night.settings, night.trained, night.parent, files, folder, progress=progress)
+        return measure_version(
+            night.settings, night.trained, night.parent, files, folder, memory=memory, progress=progress
+        )
 
 
 def _quantize(night: Night, folder: Path, before: Before) -> Facts:
-    from pretrain.pipeline.quantization import quantize_version
+    from pretrain.pipeline.quantization import check_rows, quantize_version
 
-    return quantize_version(night.trained, night.settings.quantize, folder)
+    tables = night.trained.tables
+    named = () if night.settings.quantize is None else night.settings.quantize.tables
+    check_rows(night.settings, {name: night.trained.table(name).count for name in named if name in tables})
+    return quantize_version(night.trained, night.settings.quantize, folder, parent=night.parent)
 
 
 def _gates(night: Night, folder: Path, before: Before) -> Facts:
@@ -97,6 +105,9 @@ def _measured(night: Night) -> Measured:
         parent_counts={} if parent is None else counts_of(parent),
         held_out=frozenset(notes["held_out"]),
         seen=notes["seen"],
+        memory=notes.get("memory", {}),
+        shares=shares_of(night.trained),
+        parent_shares={} if parent is None else shares_of(parent),
     )
 
 
@@ -119,6 +130,7 @@ def _page(night: Night, folder: Path, before: Before) -> Facts:
         benchmarks=Report.load(reports["benchmarks.json"]),
         counts=counts_of(night.trained),
         despite=None if passed(gates) else night.despite,
+        notes=notes_of({step["name"]: step["facts"] for step in before}),
     )
     quantized = open_version(night.folder("quantize") / night.settings.version)
     there = {name: path for name, path in reports.items() if path.is_file()}

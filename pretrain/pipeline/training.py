@@ -10,7 +10,8 @@ __all__ = ["night_config", "read_part", "train_version"]
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pretrain.networks import train_networks
 from pretrain.pipeline.selection import read_relations
 from pretrain.pipeline.settings import PipelineSettings
 from pretrain.settings import Settings
-from recokit.errors import DataError
+from recokit.errors import ConfigError, DataError, FormatError, VersionError
 from recokit.table import Version
 from recokit.table.folder import write_json
 
@@ -105,17 +106,18 @@ def train_version(
     networks = training.networks or {"": tuple(graph.relations)}
     previous = {} if parent is None or settings.start == "cold" else _models(parent, networks)
     config = night_config(settings, graph.entities, warm=bool(previous))
-    models = train_networks(
-        graph,
-        networks,
-        config,
-        callback=callback,
-        previous=previous,
-        validation=validation,
-        checkpoint=checkpoint,
-        checkpoint_seconds=checkpoint_seconds,
-        resume=True,
-    )
+    with _started_from(parent if previous else None):
+        models = train_networks(
+            graph,
+            networks,
+            config,
+            callback=callback,
+            previous=previous,
+            validation=validation,
+            checkpoint=checkpoint,
+            checkpoint_seconds=checkpoint_seconds,
+            resume=True,
+        )
     export(models.get("", models), folder / settings.version, parent=parent.name if previous and parent else None)
     epochs = {name: list(model.epochs) for name, model in models.items()}
     write_json(folder / "training.json", {"format": "training/1", "networks": epochs})
@@ -137,7 +139,20 @@ def _models(parent: Version, networks: Mapping[str, Any]) -> dict[str, Model]:
     """Read what networks start from; a network that the parent does not have starts anew."""
     there = parent.meta.get("networks")
     names = [name for name in networks if there is None or name in there] if "" not in networks else [""]
-    return {name: load_exported(parent, network=name or None) for name in names}
+    with _started_from(parent):
+        return {name: load_exported(parent, network=name or None) for name in names}
+
+
+@contextmanager
+def _started_from(parent: Version | None) -> Iterator[None]:
+    """Say, where a version cannot be gone on from, how a night does without."""
+    try:
+        yield
+    except (ConfigError, DataError, FormatError, VersionError) as error:
+        if parent is None:
+            raise
+        message = f'{error} (training started from version {parent.name!r}; `start = "cold"` trains anew)'
+        raise DataError(message) from error
 
 
 def _history(settings: PipelineSettings) -> tuple[dict[str, Any], ...]:

@@ -12,11 +12,12 @@ key: most releases change no result, and a night should not train anew because a
 result a release changes raises the step's format number, which is in the key.
 """
 
-__all__ = ["BusyError", "Work", "canonical", "key_of"]
+__all__ = ["STEPS", "BusyError", "Work", "canonical", "key_of"]
 
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -30,9 +31,12 @@ from recokit.errors import FormatError, MissingDependencyError, VersionError
 from recokit.report import write_text
 from recokit.table.folder import read_json, sha256_of, sync_folder, write_json
 
+STEPS = ("select", "prepare", "train", "benchmark", "quantize", "gates", "page", "publish")
+
 _STEP = "pipeline-step/1"
 _RUN = "pipeline-run/1"
 _BUILDING = ".building"
+_MADE = re.compile(r"([0-9a-f]{32})(\.checkpoint|\.building)?")  # what steps call what they make
 _SETTLED_NS = 2_000_000_000  # a file changed later than this before it was hashed may change again at the same time
 
 
@@ -103,8 +107,15 @@ class Work:
 
     def _clear(self) -> None:
         """Remove what killed runs have left half made; none but the holder works here."""
-        for folder in self.path.glob(f"*/*{_BUILDING}"):
-            shutil.rmtree(folder)
+        for folder, _ in self._made():
+            if folder.name.endswith(_BUILDING):
+                shutil.rmtree(folder)
+
+    def _made(self) -> list[tuple[Path, str]]:
+        """Return the folders that steps have made, with their keys; in ``work = "."`` lie other people's files too."""
+        folders = (folder for step in STEPS for folder in (self.path / step).glob("*") if folder.is_dir())
+        found = ((folder, _MADE.fullmatch(folder.name)) for folder in folders)
+        return [(folder, named[1]) for folder, named in found if named is not None]
 
     def sha256(self, path: Path) -> str:
         """Return the SHA-256 of a file, which is read again only where its size, time or inode have changed."""
@@ -199,9 +210,8 @@ class Work:
         """Remove what steps made for runs other than the newest ``keep``."""
         files = sorted((self.path / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
         used = {(step, key) for path in files[-keep:] for step, key in read_json(path).get("steps", {}).items()}
-        for folder in self.path.glob("*/*"):
-            name = folder.name.removesuffix(".checkpoint")
-            if folder.is_dir() and folder.parent.name != "runs" and (folder.parent.name, name) not in used:
+        for folder, key in self._made():
+            if (folder.parent.name, key) not in used:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -18,7 +18,7 @@ class Bounds:
 
     Attributes:
         max_relative_l2: Of the median ``relative l2``.
-        max_residual: Of the ``procrustes residual``.
+        max_residual: Of the ``procrustes residual``; tables whose ids do not determine a rotation are not held to it.
         max_removed: Of the ``removed share``.
         max_relation_change: Of each relation's ``relative change``.
         max_score_shift: Of a ranker's mean ``score shift |p|``, or ``|score|``.
@@ -41,7 +41,7 @@ class Bounds:
         "max_relation_change": r"relative change",
         "max_score_shift": r"score shift \|(p|score)\|",
         "min_cosine": r"cosine",
-        "min_overlap": r"(\S+ )?overlap@\d+",
+        "min_overlap": r"(.+ )?overlap@\d+",
     }
 
     def exceeded(self, report: Report) -> list[str]:
@@ -70,7 +70,7 @@ class Bounds:
             missing = _unmeasured(name, report)
             lines += missing
             if not rows and not missing:
-                raise ConfigError(f"{name} is {bound}, but nothing that it bounds was measured")
+                raise ConfigError(f"{name} is {bound}, but nothing that it bounds was measured{_why_not(name, report)}")
             for row in rows:
                 inside = row.value <= bound if name.startswith("max_") else row.value >= bound
                 if not inside:  # a NaN is inside nothing
@@ -78,6 +78,12 @@ class Bounds:
                     least = "at most" if name.startswith("max_") else "at least"
                     lines.append(f"{who}: {row.metric} is {row.value:.4g}, {least} {bound:g} is allowed")
         return lines
+
+
+def _why_not(bound: str, report: Report) -> str:
+    """Return what the report says of the tables that have no rotation, where that is what is bounded."""
+    reasons = [row.protocol["no rotation"] for row in report.results if "no rotation" in row.protocol]
+    return f": {reasons[0]}" if reasons and bound == "max_residual" else ""
 
 
 def _unmeasured(bound: str, report: Report) -> list[str]:

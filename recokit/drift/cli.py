@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 _LEFT_OUT = re.compile(
     r"l2 .*|.* (mean|share)|relative l2 p5|cosine p95|procrustes cosine"
 )  # of what people are shown; reports have them
-_WITHOUT = ("not compared", "vectors")  # what a protocol says of tables that were not measured, or not wholly
+_SHORT = re.compile(r"ids kept|relative l2|cosine|overlap@\d+|procrustes residual")  # in this order
+_BRIEF = {"procrustes residual": "residual"}
+_WITHOUT = (
+    "not compared",
+    "vectors",
+    "no rotation",
+)  # what a protocol says of tables that were not measured, or not wholly
 _BY_DEGREE = re.compile(r"(relative )?l2|cosine|overlap@\d+|weight shift")
 
 
@@ -51,6 +57,9 @@ def drift(
     min_overlap: Annotated[float | None, typer.Option(help="Bound of the share of neighbours kept.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the report here too: .json, .md or .html.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw deviation against degree: .png or .svg.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Print every metric, and the tenths by degree, not the summary.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure what changed between two versions; exit with code 1 where a bound is exceeded."""
@@ -94,7 +103,7 @@ def drift(
     if plot is not None:
         plot_drift(report, plot)
     exceeded = bounds.exceeded(report)
-    emit({**json.loads(report.to_json()), "exceeded": exceeded}, as_json, *_tables(report))
+    emit({**json.loads(report.to_json()), "exceeded": exceeded}, as_json, *_tables(report, everything=everything))
     if exceeded:
         if not as_json:
             Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print("\n".join(exceeded))
@@ -109,19 +118,13 @@ def _impressions(source: str, ranker: Path, old: "Version") -> "pd.DataFrame":
     return read_rows(source, load_own(ranker, old).features)
 
 
-def _tables(report: "Report") -> "list[Table]":
-    """Return what people are shown: tables side by side, then each by degree, relations, and the ranker."""
+def _tables(report: "Report", *, everything: bool = False) -> "list[Table]":
+    """Return what people are shown: a line for each table and each relation, or every metric and tenth; the ranker."""
     rows = [row for row in report.results if not row.metric.startswith("score shift ")]
-    old, new = (rows[0].protocol[which] for which in ("old", "new"))
+    title = "drift from {old} to {new}".format(**rows[0].protocol)
     tables = list(dict.fromkeys(row.name for row in rows if "entity" in row.protocol))
     whole = [row for row in rows if row.name in tables and row.group is None]
-    shown = _pivot(f"drift from {old} to {new}", "metric", [(row.metric, row.name, row) for row in whole])
-    for name in tables:
-        tenths = [row for row in rows if row.name == name and row.group and _BY_DEGREE.fullmatch(row.metric)]
-        cells = [(str(row.group).removeprefix("degree "), row.metric, row) for row in tenths]
-        shown += _pivot(f"{name} by degree", "degree", cells)
-    changes = [(str(row.group), row.metric, row) for row in rows if row.name == "relations"]
-    shown += _pivot("parameters of relations", "relation", changes)
+    shown = _in_full(title, tables, rows) if everything else _in_short(title, whole, rows)
     scores = [row for row in report.results if row.metric.startswith("score shift ")]
     cells = [(row.metric.removeprefix("score shift "), row.group or "value", row) for row in scores]
     shown += _pivot(f"scores of {scores[0].name}" if scores else "", "shift", cells)
@@ -130,12 +133,40 @@ def _tables(report: "Report") -> "list[Table]":
     return [*shown, text_table("not measured", ("table", "because"), without)] if without else shown
 
 
+def _in_short(title: str, whole: "list[Result]", rows: "list[Result]") -> "list[Table]":
+    """Return a line for each table, and one for each relation."""
+    ordered = sorted((row for row in whole if _SHORT.fullmatch(row.metric)), key=lambda row: _place(row.metric))
+    shown = _pivot(title, "table", [(row.name, _BRIEF.get(row.metric, row.metric), row) for row in ordered])
+    relations = [(row.metric.rpartition(" ")[0], row.metric.rpartition(" ")[2], row) for row in whole
+                 if " overlap@" in row.metric]  # fmt: skip
+    changes = [(str(row.group), row.metric, row) for row in rows if row.name == "relations"]
+    return shown + _pivot("relations", "relation", relations + changes)
+
+
+def _in_full(title: str, tables: list[str], rows: "list[Result]") -> "list[Table]":
+    """Return tables side by side, then each by degree, and relations."""
+    kept = [row for row in rows if not _LEFT_OUT.fullmatch(row.metric)]
+    shown = _pivot(
+        title, "metric", [(row.metric, row.name, row) for row in kept if row.name in tables and row.group is None]
+    )
+    for name in tables:
+        tenths = [row for row in kept if row.name == name and row.group and _BY_DEGREE.fullmatch(row.metric)]
+        cells = [(str(row.group).removeprefix("degree "), row.metric, row) for row in tenths]
+        shown += _pivot(f"{name} by degree", "degree", cells)
+    changes = [(str(row.group), row.metric, row) for row in kept if row.name == "relations"]
+    return shown + _pivot("parameters of relations", "relation", changes)
+
+
+def _place(metric: str) -> int:
+    """Return where a metric stands in a line: the order in which _SHORT names them."""
+    return next(at for at, each in enumerate(_SHORT.pattern.split("|")) if re.fullmatch(each, metric))
+
+
 def _pivot(title: str, corner: str, cells: "list[tuple[str, str, Result]]") -> "list[Table]":
     """Return lines by columns; as several tables, one below the other, where the terminal is too narrow for one."""
-    kept = [cell for cell in cells if not _LEFT_OUT.fullmatch(cell[0])]
-    columns = list(dict.fromkeys(column for _, column, _ in kept))
+    columns = list(dict.fromkeys(column for _, column, _ in cells))
     lines: dict[str, dict[str, str]] = {}
-    for line, column, row in kept:
+    for line, column, row in cells:
         lines.setdefault(line, {})[column] = _shown(row)
     widths = {name: max(len(name), *(len(each.get(name, "")) for each in lines.values())) + 3 for name in columns}
     first = max(map(len, (corner, *lines))) + 4  # frames and margins included

@@ -19,6 +19,7 @@ from recokit.errors import ConfigError, DataError, closest
 from recokit.index.lift import blocks
 from recokit.index.scoring import Rows
 from recokit.table import EmbeddingTable, FeatureTable, Mixture, Version
+from recokit.table import degrees_of as trained_degrees
 
 _BLOCK = 1 << 14  # ids compared at a time: at 64 dimensions some 8 MiB a version
 _SHOWN = 3  # examples in a message
@@ -124,20 +125,8 @@ def pair_tables(old: Version, new: Version, name: str) -> TablePair:
 
 def degrees_of(version: Version, pair: TablePair) -> NDArray[np.float64] | None:
     """Return the degrees (N,) that the old version's training counted, or None where it kept none for these ids."""
-    entry = version.tables[pair.name]
-    trained = f"{entry.entity}-{entry.network}" if entry.network else entry.entity
-    counts = version.state.get(f"degrees-{trained}")
-    if counts is None or trained not in version.tables or len(counts) != version.open(trained).count:
-        return None
-    rows = pair.old_rows
-    if pair.name != trained:  # codes, say, of the table that was trained
-        trained_ids = version.open(trained)
-        if trained_ids.id_type != pair.old.id_type:
-            return None
-        rows = trained_ids.rows(pair.old.ids_at(rows))
-        if (rows < 0).any():
-            return None
-    return np.asarray(counts[rows], np.float64)
+    counts = trained_degrees(version, pair.name)
+    return None if counts is None else counts[pair.old_rows].astype(np.float64)
 
 
 def tenths_of(degrees: NDArray[np.float64]) -> list[Tenth]:

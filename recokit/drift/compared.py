@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recokit.drift.common import TablePair, Tenth, degrees_of, pair_tables, tenths_of
-from recokit.drift.deviation import deviations, fit_rotation, residuals
+from recokit.drift.deviation import determines_rotation, deviations, fit_rotation, residuals
 from recokit.drift.mixtures import match_components
 from recokit.index.scoring import Rows
 from recokit.metrics import bootstrap_mean
 from recokit.report import Result
 from recokit.table import PQTable, Version
+
+_LEAST = 100  # ids, for tenths of ten
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +25,7 @@ class Compared:
     """A table of both versions, its tenths, and what the protocol of every row says of it."""
 
     pair: TablePair
-    tenths: list[Tenth]  # none where the old version keeps no degrees
+    tenths: list[Tenth]  # none of few ids, or where the old version keeps no degrees
     said: dict[str, Any]
 
     @classmethod
@@ -37,9 +39,13 @@ class Compared:
             return cls(pair, [], said)
         if degrees is None:
             said["degrees"] = f"version {old.name} keeps none of these ids"
+        elif pair.count < _LEAST:
+            said["degrees"] = f"{pair.count} common ids are too few for tenths, which take {_LEAST}"
         if not pair.same_space:
             said["vectors"] = f"dim {pair.old.dim}, then {pair.new.dim}: neither difference nor rotation"
-        return cls(pair, [] if degrees is None else tenths_of(degrees), said)
+        elif not determines_rotation(pair):
+            said["no rotation"] = f"{pair.count} common ids do not determine a rotation of {pair.old.dim} dimensions"
+        return cls(pair, [] if degrees is None or pair.count < _LEAST else tenths_of(degrees), said)
 
     def ids(self) -> list[Result]:
         """Count whom both know; say whether codes share a codebook."""
@@ -66,8 +72,8 @@ class Compared:
                 yield from self._spread(metric, values[members], group, said)
 
     def rotation(self, seed: int) -> Iterator[Result]:
-        """Yield what is left of the deviation after the best rotation."""
-        if self.pair.count < 2:
+        """Yield what is left of the deviation after the best rotation; nothing where the ids do not determine one."""
+        if not determines_rotation(self.pair):
             return
         rotation = fit_rotation(self.pair, seed=seed)
         left = residuals(self.pair, rotation)
@@ -76,8 +82,6 @@ class Compared:
             "rotation": f"orthogonal Procrustes, {'centred' if rotation.centred else 'about the origin'}, fitted on "
             f"{fitted} ids and measured on the others"
         }
-        if fitted < self.pair.old.dim:
-            how["too few ids"] = f"{fitted} ids do not fix a rotation of {self.pair.old.dim} dimensions"
         for group, members, said in self._groups(how):
             mine = members[~rotation.fitted[members]]
             if not mine.size:

@@ -11,13 +11,16 @@ ids perfectly whatever they are, so R is fitted on one half of the ids and measu
 
     procrustes residual   |V R - V'| / |V'|, beside the unrotated residual |V - V'| / |V'|, Frobenius norms
 
+Half of the ids have to be more than D: those of fewer leave directions in which any turn fits as well, and a version
+would be far from itself.
+
 Under dot and cos the rotation is about the origin, which is all that leaves their scores alone. Distances do not change
 by a shift either, so that under l2 and squared_l2 both halves' vectors are taken from the fitted half's means.
 
 Shapes: N common ids, b ids of a block, D dimension.
 """
 
-__all__ = ["Residuals", "Rotation", "deviations", "fit_rotation", "residuals"]
+__all__ = ["Residuals", "Rotation", "determines_rotation", "deviations", "fit_rotation", "residuals"]
 
 from dataclasses import dataclass
 
@@ -64,10 +67,15 @@ def deviations(pair: TablePair) -> dict[str, NDArray[np.float64]]:
     return found
 
 
+def determines_rotation(pair: TablePair) -> bool:
+    """Whether half of the common ids are more than there are dimensions, so that one rotation suits them best."""
+    return _half(pair.count) > pair.old.dim
+
+
 def fit_rotation(pair: TablePair, *, seed: int = 0) -> Rotation:
     """Fit the rotation of old vectors onto new ones on a random half of the ids; of one id alone, on that one."""
     fitted = np.zeros(pair.count, np.bool_)
-    fitted[np.random.default_rng(seed).permutation(pair.count)[: (pair.count + 1) // 2]] = True
+    fitted[np.random.default_rng(seed).permutation(pair.count)[: _half(pair.count)]] = True
     centred = pair.old.comparator in _DISTANCES and pair.new.comparator in _DISTANCES
     count, dim = int(fitted.sum()), pair.old.dim
     product, sums = np.zeros((dim, dim)), np.zeros((2, dim))
@@ -95,6 +103,10 @@ def residuals(pair: TablePair, rotation: Rotation) -> Residuals:
         found.whole[at] = _squares(after)
         found.cosine[at] = _cosines(rotated, after)
     return found
+
+
+def _half(count: int) -> int:
+    return (count + 1) // 2
 
 
 def _cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -54,8 +54,9 @@ def measure_drift(
     """Measure what changed between two versions, on the ids that both have (TwHIN 7.2, Fig. 4c).
 
     Vectors of another length have neither a difference nor a rotation: of such a table only ids and neighbours are
-    reported, and the protocol says so. Of a table that shares no id only ids are. A table is read in blocks; exact
-    search of 2,000 ids takes most of the time.
+    reported, and the protocol says so. Of a table that shares no id only ids are. Half of the ids have to be more than
+    the dimensions for a rotation, and all of them 100 for tenths. A table is read in blocks; exact search of 2,000 ids
+    takes most of the time.
 
     Args:
         old: The earlier version, whose degrees make the tenths, if it keeps any (those that ``pretrain`` exports do).
@@ -135,8 +136,6 @@ class _Work:
     def targets(self, compared: Compared, relations: tuple[RelationParameters, RelationParameters]) -> list[Result]:
         name = relations[0].name
         found = self.of(str(self.old.table_of(name, "target")))
-        if not found.pair.count:
-            return []
         sampled = self._sampled(compared.pair)
         kept = kept_targets(compared.pair, found.pair, relations, sampled, self.k)
         among = f"best targets of {name} among the {found.pair.count} ids of both versions, exact search in each"

@@ -2,7 +2,8 @@
 
 The ranker scores the same impressions twice, with the tables that it was trained with and with the later version's in
 their place. A table is replaced by the one of its name where the old version has it, else by the only one of its kind
-and entity type; what is in neither version stays, and so does what the ranker trained further (usage ``init``).
+and entity type, or, of several, by the one that is called as its folder; what is in neither version stays, and so does
+what the ranker trained further (usage ``init``).
 
 This is the one module of the package that imports torch, when it is asked.
 
@@ -213,6 +214,8 @@ def _replacement(table: FeatureTable, old: Version, new: Version) -> str | None:
     if known:
         return known[0]
     alike = [name for name, entry in new.tables.items() if (entry.kind, entry.entity) == (table.kind, table.entity)]
+    if len(alike) > 1 and table.path is not None and table.path.name in alike:
+        return table.path.name  # of a version before the old one: networks of one entity have several
     if len(alike) > 1:
         raise VersionError(
             f"the ranker reads {table.kind} {table.entity!r} of version {table.version!r}, which is not among those of "

@@ -16,7 +16,7 @@ from recokit.page.formats import number, signed
 from recokit.page.grids import Cell, Grid, cell
 from recokit.report import Report, Result
 
-_BASELINES = ("random", "degree", "shuffled", "popularity")
+_BASELINES = ("random", "degree", "shuffled", "popularity", "ItemKNN", "EASE")
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,10 @@ class Change:
 
     @property
     def text(self) -> str:
-        """The change with its noise."""
-        return signed(self.value) + ("" if self.noise is None else f" ± {number(self.noise)}")
+        """The change with its noise; ``no change`` where both are nothing, as of a copy."""
+        moved, noise = signed(self.value), "" if self.noise is None else number(self.noise)
+        known = noise.strip("0.") != ""
+        return f"{moved} ± {noise}" if known else "no change" if moved == "0" else moved
 
 
 def read_tasks(report: Report | None, version: str) -> tuple[Task, ...]:
@@ -126,6 +128,11 @@ def read_tasks(report: Report | None, version: str) -> tuple[Task, ...]:
 
 def change_of(task: Task, parent: str | None, earlier: Sequence[Task]) -> Change | None:
     """Return how a task's main figure moved since the parent or previous version, or None where nothing says."""
+    change = _change_of(task, parent, earlier)
+    return change if change is not None and math.isfinite(change.value) else None
+
+
+def _change_of(task: Task, parent: str | None, earlier: Sequence[Task]) -> Change | None:
     mine = task.main(task.this)
     if mine is None:
         return None
@@ -156,7 +163,9 @@ def _difference(new: Result, old: Result, against: str) -> Change:
 
 
 def _half(result: Result) -> float | None:
-    return None if result.low is None or result.high is None else (result.high - result.low) / 2
+    if result.low is None or result.high is None or not math.isfinite(result.high - result.low):
+        return None
+    return (result.high - result.low) / 2
 
 
 def _this(rows: Sequence[Result], version: str) -> str:

@@ -2,6 +2,7 @@
 
 __all__ = ["Card", "Gate", "Measured", "Tile", "make_card"]
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,11 +18,27 @@ from recokit.page.making import (
     settings_grid,
     step_grid,
     table_grid,
+    trained,
 )
 from recokit.page.reading import Reports
 from recokit.table import Version
 
 _FIGURES = 12  # key figures of tasks; all of them stand below
+_SHOWN = (
+    "format",
+    "config",
+    "config_sha256",
+    "date",
+    "code",
+    "inputs",
+    "parent",
+    "steps",
+    "gates",
+    "metrics",
+    "despite",
+)
+_OF_GATES = ("name", "status", "passed", "message")
+_LONGEST = 300  # letters of what the page does not know
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +129,7 @@ def make_card(new: Measured, old: Measured | None = None) -> Card:
         gates=_gates(lineage),
         tiles=(*_sizes(version, previous), *_figures(new, old)),
         grids=tuple(grid for grid in grids if grid.rows),
-        facts=_facts(version, lineage),
+        facts=(*_facts(version, lineage), *_same_settings(grids[2], previous)),
     )
 
 
@@ -121,7 +138,7 @@ def _gates(lineage: Mapping[str, Any] | None) -> tuple[Gate, ...]:
         Gate(
             str(gate.get("name", "gate")),
             str(gate.get("status") or ("passed" if gate.get("passed") else "failed")),
-            str(gate.get("message", "")),
+            "; ".join(filter(None, (str(gate.get("message") or ""), *_unknown(gate, _OF_GATES).values()))),
         )
         for gate in (lineage or {}).get("gates", [])
     )
@@ -156,7 +173,7 @@ def _figures(new: Measured, old: Measured | None) -> list[Tile]:
     against = new.version.parent if old is None else old.version.name
     for task in new.tasks:
         row = task.main(task.this)
-        if row is None:
+        if row is None or not math.isfinite(row.value):  # stability has no value on the first night
             continue
         change = change_of(task, against, () if old is None else old.tasks)
         tile = Tile(task.title, number(row.value), interval(row.low, row.high))
@@ -176,4 +193,35 @@ def _facts(version: Version, lineage: Mapping[str, Any] | None) -> tuple[tuple[s
             facts["configuration"] = f"SHA-256 {short(str(lineage['config_sha256']))}"
         if lineage.get("despite"):
             facts["published despite a failed gate"] = str(lineage["despite"])
+        facts |= {name: text.removeprefix(f"{name}: ") for name, text in _unknown(lineage, _SHOWN).items()}
     return tuple(facts.items())
+
+
+def _same_settings(grid: Grid, previous: Version | None) -> tuple[tuple[str, str], ...]:
+    """Say that no setting differs, where there is nothing to list though settings are known."""
+    return (
+        ()
+        if grid.rows or previous is None or not trained(previous)
+        else (("settings", f"as those of {previous.name}"),)
+    )
+
+
+def _unknown(entry: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, str]:
+    """Return what an entry says beyond what the page knows, as ``name: value``; later versions say more."""
+    found = {}
+    for key, value in entry.items():
+        if key not in known and value not in (None, "", [], {}):
+            text = _text(value)
+            name = str(key).replace("_", " ")
+            found[name] = f"{name}: {text if len(text) <= _LONGEST else text[:_LONGEST] + '…'}"
+    return found
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(each)}" for key, each in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return number(value) if isinstance(value, float) else str(value)

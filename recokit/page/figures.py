@@ -7,7 +7,7 @@ __all__ = ["Chart", "Series", "benchmark_charts", "compression_charts", "drift_c
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from recokit.page.benchmarks import Task
@@ -95,7 +95,7 @@ def benchmark_charts(tasks: Sequence[Task]) -> tuple[Chart, ...]:
     for task in tasks:
         found = [(name, row) for name in task.subjects if (row := task.main(name)) is not None and _known(row.value)]
         series = tuple(
-            Series(name, (row.value,), (name,), (row.low,), (row.high,), task.role(name)) for name, row in found
+            replace(_with_ends(name, [row.value], [row]), y=(name,), role=task.role(name)) for name, row in found
         )
         if series:
             charts.append(Chart("dots", task.title, task.metric, "", series, alt=_said(found)))
@@ -163,7 +163,7 @@ def _against_degree(metric: str, lines: Mapping[str, Sequence[Result]]) -> Chart
 
 def _curve(name: str, epochs: Sequence[Mapping[str, Any]], values: Sequence[Any]) -> Series | None:
     points = [
-        (float(r.get("epoch", at)), float(v))
+        (float(r["epoch"] if _known(r.get("epoch")) else at), float(v))
         for at, (r, v) in enumerate(zip(epochs, values, strict=True), 1)
         if _known(v)
     ]
@@ -173,7 +173,7 @@ def _curve(name: str, epochs: Sequence[Mapping[str, Any]], values: Sequence[Any]
 def _by_codec(settings: Mapping[str, Mapping[str, Result]], metric: str) -> tuple[Series, ...]:
     codecs: dict[str, list[tuple[float, Result]]] = {}
     for name, rows in settings.items():
-        if metric in rows and "compression" in rows:
+        if metric in rows and "compression" in rows and all(_known(rows[m].value) for m in (metric, "compression")):
             codecs.setdefault(name.split()[0], []).append((rows["compression"].value, rows[metric]))
     series = []
     for codec, points in codecs.items():
@@ -195,7 +195,10 @@ def _by_degree(name: str, rows: Iterable[Result], flipped: bool) -> Series:
 
 def _with_ends(name: str, x: Sequence[float], rows: Sequence[Result]) -> Series:
     values = tuple(float(row.value) for row in rows)
-    return Series(name, tuple(x), values, tuple(row.low for row in rows), tuple(row.high for row in rows))
+    low, high = (
+        [end if _known(end) else None for end in ends] for ends in zip(*((r.low, r.high) for r in rows), strict=True)
+    )
+    return Series(name, tuple(x), values, tuple(low), tuple(high))
 
 
 def _said(found: Sequence[tuple[str, Result]]) -> str:

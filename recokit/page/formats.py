@@ -4,6 +4,7 @@ __all__ = ["interval", "number", "relative_change", "share", "short", "signed", 
 
 import math
 
+_DECIMALS = 10  # from which on whole numbers are written without any, beside others too
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -24,15 +25,27 @@ def signed(value: float) -> str:
     """Return a change with its sign.
 
     >>> signed(0.01), signed(0.0)
-    ('+0.0100', '±0')
+    ('+0.0100', '0')
     """
     text = number(value)
-    return "±0" if not text.strip(f"0.,{_MINUS}") else text if text.startswith(_MINUS) else f"+{text}"
+    return "0" if not text.strip(f"0.,{_MINUS}") else text if text.startswith(_MINUS) else f"+{text}"
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """Return ``low to high``, or nothing where an end is missing."""
-    return "" if low is None or high is None else f"{number(low)} to {number(high)}"
+    """Return ``low to high``, or nothing where an end is missing or both are written alike.
+
+    >>> interval(0.99, 1.0), interval(0.99999, 1.0), interval(0.5, None)
+    ('0.9900 to 1.0000', '', '')
+    """
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    ends = [number(low), number(high)]
+    if any("." in end for end in ends):  # as many decimals for a whole number
+        ends = [
+            end if "." in end or abs(value) >= _DECIMALS else f"{end}.0000"
+            for end, value in zip(ends, (low, high), strict=True)
+        ]
+    return "" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
 def size(count: float) -> str:

@@ -8,7 +8,7 @@ that were trained on are not left out: a version does not hold them.
 Shapes: E entities of a table that get lists, k neighbours, N rows.
 """
 
-__all__ = ["Found", "Lists", "degrees_of", "fair_shares", "find_lists"]
+__all__ = ["Found", "Lists", "fair_shares", "find_lists"]
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from recokit.candidates import CandidateGenerator
 from recokit.index import ExactIndex
-from recokit.table import EmbeddingTable, Mixture, RelationParameters, Version
+from recokit.table import EmbeddingTable, Mixture, RelationParameters, Version, degrees_of
 from recokit.table.relations import Side
 
 Rows = NDArray[np.int64]
@@ -116,16 +116,6 @@ def find_lists(version: Version, *, entities: int, k: int, progress: Progress | 
                 progress(done, total)
         found[search.queries].append(Found(search.kind, search.relation, search.table, *lists))
     return tuple(Lists(name, table, rows[name], degrees[name], tuple(found[name])) for name, table in searched.items())
-
-
-def degrees_of(version: Version, name: str) -> Rows | None:
-    """Return the training edges of each row (N,) of a table, or None where the version keeps none for it."""
-    entry = version.tables[name]
-    key = f"degrees-{entry.entity}-{entry.network}" if entry.network else f"degrees-{entry.entity}"
-    degrees = version.state.get(key)
-    if degrees is None or degrees.shape != (version.open(name).count,):
-        return None
-    return degrees.astype(np.int64)
 
 
 def fair_shares(sizes: Sequence[int], total: int) -> list[int]:

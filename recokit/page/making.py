@@ -1,12 +1,13 @@
 """What a version holds and how it was made, as tables, each beside the earlier version where there is one."""
 
-__all__ = ["edges_of", "input_grid", "mapping", "relation_grid", "settings_grid", "step_grid", "table_grid"]
+__all__ = ["edges_of", "input_grid", "mapping", "relation_grid", "settings_grid", "step_grid", "table_grid", "trained"]
 
 from collections.abc import Mapping
 from typing import Any
 
 from recokit.page.formats import relative_change, short, size
 from recokit.page.grids import Cell, Grid
+from recokit.store.describe import flat
 from recokit.table import Version
 
 
@@ -57,45 +58,35 @@ def edges_of(version: Version) -> dict[str, int]:
 def settings_grid(
     version: Version, previous: Version | None, lineage: Mapping[str, Any] | None, old: Mapping[str, Any] | None
 ) -> Grid:
-    """Return settings that differ from the earlier ones; all of them where there are no earlier ones."""
+    """Return settings that differ from the earlier ones, if any do; all of them where there are no earlier ones."""
     if previous is None:
-        settings = _trained(version) if lineage is None else mapping(lineage.get("config"))
+        settings = trained(version) if lineage is None else mapping(lineage.get("config"))
         return Grid(
             "Settings", ("setting", "value"), tuple((Cell(key), Cell(value)) for key, value in _flat(settings).items())
         )
     # Like is compared with like: two configurations, or what two versions say of their training.
-    both = lineage is not None and old is not None
-    new, earlier = (lineage["config"], old["config"]) if lineage and old else (_trained(version), _trained(previous))
-    now, then = _flat(new), _flat(earlier)
+    configs = (
+        (mapping(each.get("config")) for each in (lineage, old)) if lineage is not None and old is not None else None
+    )
+    now, then = map(_flat, configs or (trained(version), trained(previous)))
     rows = [
         (Cell(key), Cell(then.get(key, "not set"), mark="gone"), Cell(now.get(key, "not set"), mark="added"))
         for key in dict.fromkeys((*now, *then))
         if now.get(key) != then.get(key)
     ]
-    title = f"{'Configuration' if both else 'Settings of the training'}: what differs from {previous.name}"
-    return Grid(title, ("setting", "then", "now"), tuple(rows) or ((Cell("nothing"), Cell(""), Cell("")),))
+    title = f"{'Settings of the training' if configs is None else 'Configuration'}: what differs from {previous.name}"
+    return Grid(title, ("setting", "then", "now"), tuple(rows))
 
 
-def _trained(version: Version) -> Mapping[str, Any]:
+def trained(version: Version) -> Mapping[str, Any]:
     """Return the settings that the version says it was trained with, by network where there are several."""
     networks = mapping(version.meta.get("networks"))
     found = {name: mapping(part).get("config") for name, part in networks.items()}
     return found or mapping(version.meta.get("config"))
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
-    """Return leaves by dotted paths; a list of tables goes by the names in them, where they have some."""
-    if isinstance(tree, Mapping):
-        items = [(str(key), value) for key, value in tree.items()]
-    elif isinstance(tree, list) and any(isinstance(each, Mapping) for each in tree):
-        names = [str(each.get("name", at)) if isinstance(each, Mapping) else str(at) for at, each in enumerate(tree)]
-        items = list(zip(names, tree, strict=True))
-    else:
-        return {prefix: str(tree)}
-    found: dict[str, str] = {}
-    for key, value in items:
-        found |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return found
+def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in flat(dict(settings)).items()}
 
 
 def input_grid(lineage: Mapping[str, Any] | None, old: Mapping[str, Any] | None) -> Grid:

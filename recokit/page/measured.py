@@ -1,6 +1,6 @@
 """Drift and compression as tables: a row for each table of the version, or for each setting of the codes."""
 
-__all__ = ["compression_grid", "drift_grids"]
+__all__ = ["compression_grid", "drift_grids", "drift_notes"]
 
 from collections.abc import Sequence
 
@@ -9,6 +9,7 @@ from recokit.report import Report, Result
 
 _BESIDE = (" mean", " p5", " p95")  # beside a median; the report has them
 _RELATIONS = "relative change"
+_WITHOUT = ("not compared", "vectors", "no rotation", "degrees")  # what a protocol says of tables that lack something
 
 
 def drift_grids(report: Report | None) -> tuple[Grid, ...]:
@@ -21,6 +22,12 @@ def drift_grids(report: Report | None) -> tuple[Grid, ...]:
         body = tuple((Cell(str(row.group)), cell(row.value, row.low, row.high)) for row in relations)
         found.append(Grid("Parameters of relations", ("relation", _RELATIONS), body))
     return tuple(grid for grid in found if grid is not None)
+
+
+def drift_notes(report: Report | None) -> tuple[tuple[str, str], ...]:
+    """Return why tables lack some figures of drift: the table and what the report says."""
+    counted = [row for row in (report.results if report is not None else []) if row.metric == "ids kept"]
+    return tuple((row.name, str(row.protocol[why])) for row in counted for why in _WITHOUT if why in row.protocol)
 
 
 def compression_grid(report: Report | None) -> Grid | None:

@@ -7,12 +7,14 @@ id: a mapping, or a file and two of its columns, written ``movies.csv:id,title``
 __all__ = ["Reports", "Texts", "read_reports", "texts_for"]
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 
 from recokit.errors import ConfigError, DataError, FormatError, closest
 from recokit.frame import read_frame
@@ -77,10 +79,11 @@ def texts_for(given: Mapping[str, Texts], name: str, table: FeatureTable, what: 
         return {}
     source = given[key]
     if isinstance(source, Mapping):
-        texts = {_plain(id_): str(text) for id_, text in source.items()}
+        texts = {_plain(id_): str(text) for id_, text in source.items() if not pd.isna(text)}
     else:
         texts = _from_file(source, table.id_type == "int64", f"{what} of {key!r}")
-    if texts and not (table.rows(list(texts)) >= 0).any():
+    texts = {id_: text for id_, text in texts.items() if text.strip()}
+    if texts and table.count and not (table.rows(list(texts)) >= 0).any():
         theirs, ours = list(texts)[:3], table.ids_at(np.arange(min(3, table.count))).to_pylist()
         raise DataError(
             f"{what} of {key!r}: none of the {len(texts)} ids is in the table {name!r}: {theirs}, its own {ours}"
@@ -135,7 +138,41 @@ def _tree(path: Path, wanted: str) -> Mapping[str, Any]:
     found = content.get("format") if isinstance(content, dict) else None
     if found != wanted:
         raise FormatError(f"{path} is of format {found!r}, not {wanted!r}")
-    return dict(content)
+    known = {key: value for key, value in content.items() if value is not None}
+    for key, fits in _PARTS.items():
+        if key in known and not fits(known[key]):
+            raise FormatError(f"{path}: {key!r} is {str(known[key])[:80]!r}, which {wanted} does not hold")
+    return known
+
+
+def _is_epoch(record: Any) -> bool:
+    epoch, losses = (record.get("epoch"), record.get("losses")) if isinstance(record, dict) else ("", None)
+    return (epoch is None or _is_number(epoch)) and isinstance(losses, dict | None)
+
+
+def _is_step(step: Any) -> bool:
+    return isinstance(step, dict) and (step.get("seconds") is None or _is_number(step["seconds"]))
+
+
+def _is_input(entry: Any) -> bool:
+    return isinstance(entry, dict) and _is_number(entry.get("bytes", 0))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+_PARTS: dict[str, Callable[[Any], bool]] = {
+    "networks": lambda networks: (
+        isinstance(networks, dict)
+        and all(isinstance(epochs, list) and all(map(_is_epoch, epochs)) for epochs in networks.values())
+    ),
+    "config": lambda config: isinstance(config, dict),
+    "code": lambda code: isinstance(code, dict),
+    "inputs": lambda inputs: isinstance(inputs, dict) and all(map(_is_input, inputs.values())),
+    "steps": lambda steps: isinstance(steps, list) and all(map(_is_step, steps)),
+    "gates": lambda gates: isinstance(gates, list) and all(isinstance(gate, dict) for gate in gates),
+}
 
 
 def _from_file(source: str, integers: bool, what: str) -> dict[Any, str]:
@@ -161,7 +198,7 @@ def _split(source: str) -> tuple[str, list[str]]:
     path, colon, columns = source.rpartition(":")
     if not colon or "," not in columns:
         return source, []
-    return path, columns.split(",")
+    return path, [column.strip() for column in columns.split(",")]
 
 
 def _text(value: Any) -> str:

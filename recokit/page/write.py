@@ -18,7 +18,7 @@ from recokit.page.benchmarks import read_tasks
 from recokit.page.card import Measured, make_card
 from recokit.page.figures import benchmark_charts, compression_charts, drift_charts, training_charts
 from recokit.page.lists import Lists, find_lists
-from recokit.page.measured import compression_grid, drift_grids
+from recokit.page.measured import compression_grid, drift_grids, drift_notes
 from recokit.page.payload import explorer_of, pack, packed_json, plane_of
 from recokit.page.plane import check_installed, draw_planes
 from recokit.page.reading import Reports, Texts, check_texts, read_reports, texts_for
@@ -99,6 +99,7 @@ def write_page(
         charts=charts,
         compression=compression_grid(found.compression),
         drift=drift_grids(found.drift),
+        drift_notes=drift_notes(found.drift),
         samples=sample_lists(lists, called, seed=seed),
         lists=lists,
         k=k,

@@ -58,7 +58,7 @@ def version_card(version: Version, report: Report) -> str:
 
 
 def benchmark_rows(report: Report) -> list[tuple[str, ...]]:
-    """Return head and rows of text: a metric and group each, the version beside its baselines.
+    """Return head and rows of text: a task's metric and group each, the version beside its baselines.
 
     A value of the version stands with its interval, or over several seeds with their deviation. An asterisk marks a
     baseline that it does not beat: the interval of the paired difference, the mean of its ends over seeds, does not lie
@@ -67,14 +67,16 @@ def benchmark_rows(report: Report) -> list[tuple[str, ...]]:
     subjects = [name for name in dict.fromkeys(row.name for row in report.results) if " - " not in name]
     mine = [name for name in subjects if name not in BASELINES]
     shown = [*mine, *(name for name in BASELINES if name in subjects)]
-    cells: dict[tuple[str, str | None], dict[str, list[Result]]] = {}
+    cells: dict[tuple[str, str, str | None], dict[str, list[Result]]] = {}
     for row in report.results:
-        cells.setdefault((row.metric, row.group), {}).setdefault(row.name, []).append(row)
-    ordered = sorted(cells, key=lambda key: [metric for metric, _ in cells].index(key[0]))
+        key = (str(row.protocol.get("task", "")), row.metric, row.group)
+        cells.setdefault(key, {}).setdefault(row.name, []).append(row)
+    first = list(dict.fromkeys((task, metric) for task, metric, _ in cells))
     lines: list[tuple[str, ...]] = [("metric", *shown)]
-    for metric, group in ordered:
-        found = cells[metric, group]
-        label = metric if group is None else f"{metric} · {group}"
+    for task, metric, group in sorted(cells, key=lambda key: first.index(key[:2])):
+        found = cells[task, metric, group]
+        label = metric if metric.startswith(task) else f"{task} {metric}"
+        label = label if group is None else f"{label} · {group}"
         lines.append((label, *(_cell(found, name, mine) for name in shown)))
     return lines
 
@@ -172,19 +174,26 @@ def _beaten(differences: Sequence[Result]) -> bool:
 
 
 def _limits(report: Report) -> str:
-    lines = []
-    for row in report.results:
-        if row.name in BASELINES or " - " in row.name:
-            continue
-        said = [f"{_LIMITS[key]}: {row.protocol[key]}." for key in _LIMITS if key in row.protocol]
+    """Return what a reader of the numbers has to know, task by task; of several versions, of which one."""
+    found: dict[str, dict[str, list[str]]] = {}  # by task and what is said, of whom
+    rows = [row for row in report.results if row.name not in BASELINES and " - " not in row.name]
+    for row in rows:
+        said = " ".join(f"{_LIMITS[key]}: {row.protocol[key]}." for key in _LIMITS if key in row.protocol)
         kind = _KINDS.get(str(row.protocol.get("kind")), str(row.protocol.get("kind", "own task")))
         if said:
-            lines.append(f"- {row.protocol.get('task', row.metric)} ({kind}). {' '.join(said)}")
+            task = f"{row.protocol.get('task', row.metric)} ({kind})"
+            found.setdefault(task, {}).setdefault(said, []).append(row.name)
+    several = len({row.name for row in rows}) > 1
+    lines = [
+        f"- {task}{', ' + ', '.join(dict.fromkeys(names)) if several else ''}. {said}"
+        for task, texts in found.items()
+        for said, names in texts.items()
+    ]
     lines.append(
         "- A linear probe says what a linear layer can read; a ranker may find more, and a value of one task says "
         "nothing of another."
     )
-    return "\n".join(dict.fromkeys(lines))
+    return "\n".join(lines)
 
 
 def _is_plain(value: Any) -> bool:

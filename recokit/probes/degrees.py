@@ -18,6 +18,7 @@ from recokit.errors import DataError
 from recokit.frame.reading import Source, read_frame
 from recokit.metrics.arrays import Floats
 from recokit.table import FeatureTable, Version
+from recokit.table import degrees_of as trained_degrees
 
 
 class UnknownDegrees(DataError):
@@ -35,21 +36,13 @@ class Degrees:
 def degrees_of(version: Version | Mapping[str, FeatureTable], name: str) -> Degrees:
     """Return the degrees that a version keeps of the entities of one of its tables.
 
-    The state has them in the order of the table that was trained; codes and mixtures are matched by their ids.
-
     Raises:
         UnknownDegrees: It keeps none.
     """
     if isinstance(version, Version) and name in version.tables:
-        entry = version.tables[name]
-        trained = f"{entry.entity}-{entry.network}" if entry.network else entry.entity
-        array = version.state.get(f"degrees-{trained}")
-        base = version.open(trained) if trained in version.tables else None
-        if array is not None and base is not None and base.count == len(array):
-            table = version.open(name)
-            rows = np.arange(base.count) if name == trained else base.rows(table.ids)
-            counts = np.where(rows >= 0, np.asarray(array, np.float64)[rows], 0.0)
-            return Degrees(counts, "of the edges that the version was trained on")
+        counts = trained_degrees(version, name)
+        if counts is not None:
+            return Degrees(counts.astype(np.float64), "of the edges that the version was trained on")
     raise UnknownDegrees(f"the degrees of {name!r} are not known: no version keeps them, and no frame was given")
 
 

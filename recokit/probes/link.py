@@ -1,8 +1,8 @@
 """Held-out pairs found through a relation, beside what is popular: recall at k by exact search."""
 
-__all__ = ["LinkPrediction"]
+__all__ = ["FLOORS", "LinkPrediction"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from recokit.candidates import CandidateGenerator
 from recokit.errors import ConfigError, DataError, closest
-from recokit.floors import Popularity
+from recokit.floors import EASE, ItemKNN, Popularity
 from recokit.frame.columns import with_ids
 from recokit.frame.reading import Source, read_frame
 from recokit.index import ExactIndex
@@ -22,11 +22,13 @@ from recokit.overlap import find_overlaps
 from recokit.probes.degrees import degrees_of
 from recokit.probes.labels import known_entities, said_ids
 from recokit.probes.subjects import random_vectors
-from recokit.probes.task import Bench, Measure, Outcome, Subject
+from recokit.probes.task import Bench, Measure, Outcome, Rivals, Subject
 from recokit.table import EmbeddingTable, FeatureTable, Mixture, PQTable, RelationParameters, Version
 
 if TYPE_CHECKING:
     from recokit.table.relations import Side
+
+FLOORS: Mapping[str, type[ItemKNN] | type[EASE]] = {"ItemKNN": ItemKNN, "EASE": EASE}
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class LinkPrediction:
         source: The table of the sources, where it is not the relation's own: codes, say.
         target: The table of the targets.
         sample: Queries at most, drawn by the seed.
+        floors: Compare with ItemKNN and EASE too, which learn from the excluded pairs and need no vectors.
 
     A source that the table lacks counts 0, and so does what a target that it lacks would have brought. Mixtures are
     searched by component. The baseline ``degree`` is popularity, the same list for everybody; under ``shuffled``, both
@@ -59,18 +62,21 @@ class LinkPrediction:
     source: str | None = None
     target: str | None = None
     sample: int = 10_000
+    floors: bool = False
 
     def __post_init__(self) -> None:
         for cut in self.cuts:
             at_least_one(cut)
         at_least_one(self.sample, "sample")
+        if self.floors and self.exclude is None:
+            raise ConfigError("floors need exclude: the pairs that they learn from")
 
     @property
     def cuts(self) -> tuple[int, ...]:
         """The cut-offs, ascending."""
         return tuple(sorted(set(self.k))) if isinstance(self.k, Sequence) else (self.k,)
 
-    def prepare(self, bench: Bench) -> Measure:
+    def prepare(self, bench: Bench) -> Measure | Rivals:
         """Read the pairs and draw the queries."""
         relation = _relation(bench, self.relation)
         source, target = self._table(bench, "source"), self._table(bench, "target")
@@ -101,7 +107,8 @@ class LinkPrediction:
             said["missing_ids"] = f"such as {said_ids([*unknown[:2], *lacking[:2]])}"
         if trained := _trained_on(queries, items, relevant, self.relation):
             said["trained_on"] = trained
-        return _Trial(self, bench, relation, source, target, relevant, asked, seen, said).measure
+        trial = _Trial(self, bench, relation, source, target, relevant, asked, seen, said)
+        return Rivals(trial.measure, {name: trial.floor(name) for name in FLOORS}) if self.floors else trial.measure
 
     def _table(self, bench: Bench, side: "Side") -> str:
         given = self.source if side == "source" else self.target
@@ -137,7 +144,19 @@ class _Trial:
 
     def measure(self, subject: Subject) -> Outcome:
         """Search, and count what was found."""
-        lists, said = self._popular() if subject.kind == "degree" else self._searched(subject)
+        return self._counted(*(self._popular() if subject.kind == "degree" else self._searched(subject)))
+
+    def floor(self, name: str) -> Callable[[], Outcome]:
+        """Return what fits a floor to the excluded pairs and measures its lists."""
+
+        def measure() -> Outcome:
+            seen = self.seen if self.seen is not None else self.relevant[:0]
+            lists = FLOORS[name].fit(seen).recommend(self.asked, self.task.cuts[-1], exclude=seen)
+            return self._counted(lists, f"{name} of the {len(seen)} excluded pairs")
+
+        return measure
+
+    def _counted(self, lists: pd.DataFrame, said: str) -> Outcome:
         rankings = Rankings.from_candidates(lists, self.relevant)
         values = np.stack([recall_at_k(rankings, cut) for cut in self.task.cuts])  # (M, Q)
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from recokit.errors import ConfigError, closest
 from recokit.probes.degrees import UnknownDegrees
+from recokit.probes.link import FLOORS
 from recokit.probes.subjects import BASELINES, Baseline
-from recokit.probes.task import Bench, Skipped, Subject, Task
+from recokit.probes.task import Bench, Outcome, Rivals, Skipped, Subject, Task
 from recokit.report import Report, Result, gather_provenance
 from recokit.table import FeatureTable, Version
 
@@ -49,7 +50,7 @@ def run_probes(
     bench = Bench(version, previous, seed, bootstrap)
     called = name or _name_of(version)
     subjects = [Subject(called, "version", bench), *(Subject(each, each, bench) for each in baselines)]
-    if called in baselines:
+    if called in (*baselines, *FLOORS):
         raise ConfigError(f"the version is called {called!r} like a baseline: give it another name")
     results: list[Result] = []
     for number, task in enumerate(tasks):
@@ -57,7 +58,7 @@ def run_probes(
         for done, part in enumerate(_measured(task, subjects), start=1):
             rows += part
             if progress is not None:
-                progress(number * len(subjects) + done, len(tasks) * len(subjects))
+                progress(number * len(subjects) + min(done, len(subjects)), len(tasks) * len(subjects))
         taken = {(row.metric, row.group) for row in results} & {(row.metric, row.group) for row in rows}
         for metric, group in sorted(taken, key=str):
             raise ConfigError(f"task {task.name!r} measures {metric!r} of {group!r}, as another one does: rename one")
@@ -66,7 +67,7 @@ def run_probes(
 
 
 def _measured(task: Task, subjects: Sequence[Subject]) -> Iterator[list[Result]]:
-    """Yield the rows of one task: the version's, then each baseline's with the difference to it."""
+    """Yield the rows of one task: the version's, then each baseline's and rival's with the difference to it."""
     mine, *others = subjects
     seed = mine.bench.seed
     measure = task.prepare(mine.bench)
@@ -75,6 +76,10 @@ def _measured(task: Task, subjects: Sequence[Subject]) -> Iterator[list[Result]]
         yield [Result(mine.name, measure.metric, float("nan"), seed=seed, group=measure.group, protocol=said)]
         yield from ([] for _ in others)
         return
+    rivals: Mapping[str, Callable[[], Outcome]] = {}
+    if isinstance(measure, Rivals):
+        rivals = measure.rivals
+        measure = measure.measure
     own = measure(mine)
     first = own.results(mine.name, seed=seed)
     yield first
@@ -86,9 +91,15 @@ def _measured(task: Task, subjects: Sequence[Subject]) -> Iterator[list[Result]]
                 row.protocol[f"no_{subject.kind}"] = str(error)
             yield []
             continue
-        paired = {"difference": f"paired with {subject.name}: same entities, folds and resamples"}
-        difference = (own - outcome).results(f"{mine.name} - {subject.name}", seed=seed, protocol=paired)
-        yield outcome.results(subject.name, seed=seed) + difference
+        yield _beside(own, mine.name, outcome, subject.name, seed)
+    for name, rival in rivals.items():
+        yield _beside(own, mine.name, rival(), name, seed)
+
+
+def _beside(own: Outcome, mine: str, outcome: Outcome, name: str, seed: int) -> list[Result]:
+    """Return the rows of what the version has to beat, and those of the difference."""
+    paired = {"difference": f"paired with {name}: same entities, folds and resamples"}
+    return outcome.results(name, seed=seed) + (own - outcome).results(f"{mine} - {name}", seed=seed, protocol=paired)
 
 
 def _check(tasks: Sequence[Task], baselines: Sequence[Baseline]) -> None:

@@ -58,6 +58,7 @@ _KINDS: Kinds = {
     "target": (str, "the name of a table"),
     "queries": _COUNT,
     "among": _COUNT,
+    "floors": (bool, "true or false"),
 }
 _PATHS = ("labels", "degrees", "sets", "exclude", "pairs")
 

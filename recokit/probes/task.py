@@ -26,7 +26,7 @@ Outcomes of two subjects subtract resample by resample, because resamples depend
 Shapes: N rows of a table, B rows asked for, D dimension, M metrics, S resamples, n units.
 """
 
-__all__ = ["Baseline", "Bench", "Measure", "Outcome", "Skipped", "Subject", "Task", "UnknownDegrees"]
+__all__ = ["Baseline", "Bench", "Measure", "Outcome", "Rivals", "Skipped", "Subject", "Task", "UnknownDegrees"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -226,6 +226,14 @@ class Skipped:
 Measure: TypeAlias = Callable[[Subject], Outcome]
 
 
+@dataclass(frozen=True)
+class Rivals:
+    """What measures one subject, and systems without vectors that this task has to compare with, by their names."""
+
+    measure: Measure
+    rivals: Mapping[str, Callable[[], Outcome]]
+
+
 class Task(Protocol):
     """A benchmark: the five of this package, or one of your own."""
 
@@ -233,7 +241,7 @@ class Task(Protocol):
     def name(self) -> str:
         """What the report calls it; unique among the tasks of a run."""
 
-    def prepare(self, bench: Bench) -> Measure | Skipped:
+    def prepare(self, bench: Bench) -> Measure | Rivals | Skipped:
         """Read what the task needs and return what measures one subject.
 
         Called once. What depends on chance, such as folds, is drawn here, so that it is the same for all subjects.

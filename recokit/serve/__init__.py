@@ -30,8 +30,8 @@ def create_app(source: str | Path, *, settings: ServeSettings | None = None) -> 
     """Return the service as an ASGI application, for ``recokit serve`` or a server of your own.
 
     Args:
-        source: A version's folder, or a store's folder or URL, of which the newest version, or
-            ``settings.alias``, is followed.
+        source: The folder or URL of a version, or of a store, of which the newest version, or ``settings.alias``, is
+            followed.
         settings: How to serve; the defaults where not given.
 
     Raises:

@@ -48,6 +48,7 @@ def serve(
 ) -> None:
     """Answer requests for vectors, neighbours and candidates, and follow the store to new versions."""
     from recokit.serve import create_app
+    from recokit.serve.follow import refuse_unknown
 
     token = read_token(token_file)
     if token is None and not is_loopback(host):
@@ -72,6 +73,7 @@ def serve(
     )
     _log_as_json()
     app = create_app(source, settings=settings)
+    refuse_unknown(app.state.service.source)
     server = _server(app, settings, access_log)
     with _listening(host, port) as bound:
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"

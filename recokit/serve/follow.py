@@ -6,12 +6,13 @@ version that they began with, and it is let go with the last of them.  A version
 one where it is and is tried again, each time after twice the pause, up to a minute.
 """
 
-__all__ = ["Follower", "Source", "source_of"]
+__all__ = ["Follower", "Source", "refuse_unknown", "source_of"]
 
 import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -148,6 +149,21 @@ def source_of(source: str | Path, settings: ServeSettings) -> Source:
     if local and (not folder.is_dir() or (folder / "table.json").is_file()):
         raise FormatError(f"{folder} is neither a version nor a store of versions")
     return _Url(text) if not local and named is None else _Store(EmbeddingStore(text), name)
+
+
+def refuse_unknown(source: Source) -> None:
+    """Refuse a name that a store on this machine does not know, though it has versions: that is a slip.
+
+    A store without versions may get them, and one at a URL may be out of reach for a while: both are followed.
+
+    Raises:
+        VersionError: It knows no such name, and the message has the nearest one; or what it names is retired.
+    """
+    if not isinstance(source, _Store) or source.name is None or not isinstance(source.store.root, Path):
+        return
+    with suppress(FormatError, OSError):  # what cannot be read now is tried again
+        if source.store.versions():
+            source.target()
 
 
 class Follower:

@@ -9,6 +9,7 @@ __all__ = ["cached_copy", "default_cache", "keep_copy", "trim_cache"]
 import hashlib
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from recokit.errors import ChecksumError, VersionError
@@ -41,7 +42,8 @@ def cached_copy(place: RemotePlace, manifest: Manifest, cache: Path, progress: P
         except VersionError:
             if not (target / MANIFEST).is_file():
                 raise
-    os.utime(target)  # when it was used last, for trim_cache
+    with suppress(OSError):  # a cache may be read only
+        os.utime(target)  # when it was used last, for trim_cache
     return target
 
 

@@ -6,20 +6,23 @@ Nothing else is touched: a folder without ``version.json`` that no claim and no 
 __all__ = ["Collected", "collect", "give_up", "ranker_folders"]
 
 import glob
+import shutil
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from recokit.errors import ConfigError, VersionError
+from recokit.errors import ConfigError, FormatError, VersionError
 from recokit.store.claims import Claim, claimed_versions, current_claim, release, take_claim
-from recokit.store.marks import COLLECTING, collecting_mark, retired_names, retirement, unmark_retired
+from recokit.store.manifests import manifest_of
+from recokit.store.marks import COLLECTING, Retirement, collecting_mark, retired_names, retirement, unmark_retired
 from recokit.store.places import LocalPlace, Place, RemotePlace
 from recokit.store.publication import remove_remains
 from recokit.store.records import author, now, process_of, read_record, this_process, time_of, write_record
-from recokit.table.folder import PARTIAL, is_url, remove_folder
+from recokit.table.folder import PARTIAL, is_url
 from recokit.table.version import MANIFEST
 
 _QUIET = timedelta(hours=1)  # since the last change of what a living publisher of this machine may be writing
@@ -34,11 +37,15 @@ class Collected:
         removed: Retired versions.
         kept: Retired versions that stay, with why.
         leftovers: What killed publishers and collectors left.
+        why: Who retired each of those that were removed, when, and why if it was said.
+        freed: Their bytes.
     """
 
     removed: tuple[str, ...]
     kept: Mapping[str, str]
     leftovers: tuple[str, ...]
+    why: Mapping[str, str] = field(default_factory=dict)
+    freed: Mapping[str, int] = field(default_factory=dict)
 
 
 def collect(place: Place, needed: Callable[[], Mapping[str, str]], *, grace: timedelta, dry_run: bool) -> Collected:
@@ -50,8 +57,10 @@ def collect(place: Place, needed: Callable[[], Mapping[str, str]], *, grace: tim
         grace: How long a version has to have been retired.
         dry_run: Only say what would go.
     """
-    leftovers = [] if dry_run else _stale_marks(place, grace)
-    removed, kept = [], {}
+    leftovers = _stale_marks(place, grace, dry_run)
+    kept: dict[str, str] = {}
+    why: dict[str, str] = {}
+    freed: dict[str, int] = {}
     named = needed()
     for version in sorted(retired_names(place)):
         found = retirement(place, version)
@@ -59,15 +68,20 @@ def collect(place: Place, needed: Callable[[], Mapping[str, str]], *, grace: tim
             continue
         if version in named:
             kept[version] = f"{named[version]} names it"
-        elif _age(found.retired) < grace:
+            continue
+        if _age(found.retired) < grace:
             days = grace.total_seconds() / 86400
             kept[version] = f"retired on {found.retired:%Y-%m-%d %H:%M} UTC, less than {days:g} days ago"
-        elif dry_run or _remove(place, version, needed):
-            removed.append(version)
-        else:
+            continue
+        size = _bytes(place, version)
+        if not (dry_run or _remove(place, found, needed)):
             kept[version] = "something came to name it, or somebody else is removing it"
+            continue
+        why[version] = f"retired on {found.retired:%Y-%m-%d %H:%M} UTC by {found.by}"
+        why[version] += f": {found.reason}" if found.reason else ""
+        freed[version] = size
     leftovers += _publishers_leftovers(place, grace, dry_run)
-    return Collected(tuple(removed), kept, tuple(leftovers))
+    return Collected(tuple(why), kept, tuple(leftovers), why, freed)
 
 
 def ranker_folders(rankers: Sequence[str | Path]) -> list[str]:
@@ -88,19 +102,19 @@ def ranker_folders(rankers: Sequence[str | Path]) -> list[str]:
     return folders
 
 
-def _remove(place: Place, version: str, needed: Callable[[], Mapping[str, str]]) -> bool:
+def _remove(place: Place, retired: Retirement, needed: Callable[[], Mapping[str, str]]) -> bool:
     """Mark a version, look once more whether it may go, and remove it; whether it went."""
+    version = retired.version
     mark = collecting_mark(version)
     try:
         write_record(place, mark, COLLECTING, {**asdict(this_process()), "since": now(), "by": author()})
     except FileExistsError:
         return False
-    if version in needed() or retirement(place, version) is None:
+    if version in needed() or retirement(place, version) != retired:  # restored, or retired once more since
         place.remove(mark)
         return False
     if isinstance(place, LocalPlace):
-        with suppress(FileNotFoundError):
-            remove_folder(place.folder / version)
+        _remove_entry(place.folder, version)
     elif isinstance(place, RemotePlace):
         place.remove(f"{version}/{MANIFEST}")  # first: without it there is no version
         for file in place.files(version):
@@ -110,7 +124,18 @@ def _remove(place: Place, version: str, needed: Callable[[], Mapping[str, str]])
     return True
 
 
-def _stale_marks(place: Place, grace: timedelta) -> list[str]:
+def _remove_entry(root: Path, name: str) -> None:
+    """Remove a folder, a file or a link in one rename; what is left of it after a kill is an interrupted write's."""
+    aside = root / f"{PARTIAL}{uuid.uuid4().hex}"  # whatever the name: that of what a writer left is long already
+    with suppress(FileNotFoundError):
+        (root / name).rename(aside)
+        if aside.is_dir() and not aside.is_symlink():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.unlink()
+
+
+def _stale_marks(place: Place, grace: timedelta, dry_run: bool) -> list[str]:
     """Remove the marks of collectors that were killed: their versions are looked at as if nobody had begun."""
     stale = []
     for name in place.names(".collecting"):
@@ -119,8 +144,9 @@ def _stale_marks(place: Place, grace: timedelta) -> list[str]:
         if record is None:
             continue
         if process_of(record).is_dead() or _age(time_of(record, "since", f"{place.url}/{path}")) > max(grace, _QUIET):
-            place.remove(path)
             stale.append(path)
+            if not dry_run:
+                place.remove(path)
     return stale
 
 
@@ -143,7 +169,7 @@ def _partial_folders(root: Path, grace: timedelta, dry_run: bool) -> list[str]:
         left.append(path.name)
         if not dry_run:
             # Renamed first: a writer that is only slow, after all, fails, and never publishes half of its files.
-            (remove_folder if path.is_dir() else Path.unlink)(path)
+            _remove_entry(root, path.name)
     return left
 
 
@@ -167,6 +193,14 @@ def give_up(place: RemotePlace, of: Claim) -> int:
     number = 0 if complete else remove_remains(place, claim)
     release(place, claim)
     return number
+
+
+def _bytes(place: Place, version: str) -> int:
+    """Return the size of a version; 0 where it does not say."""
+    data = place.read(f"{version}/{MANIFEST}")
+    with suppress(FormatError):
+        return 0 if data is None else manifest_of(data, f"{place.url}/{version}/{MANIFEST}").bytes
+    return 0
 
 
 def _age(moment: datetime) -> timedelta:

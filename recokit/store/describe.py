@@ -1,7 +1,9 @@
 """What a version holds, and what differs between two: read from manifests and reports, without opening tables."""
 
-__all__ = ["describe", "difference", "difference_of_ids", "summarize"]
+__all__ = ["describe", "difference", "difference_of_ids", "flat", "summarize"]
 
+import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recokit.errors import FormatError
+from recokit.store.lineage import LINEAGE, edges_of, gates_of, headline, json_object, objects, own_rows
 from recokit.store.manifests import Manifest, json_report
 from recokit.store.marks import retirement
 from recokit.store.places import Place
@@ -17,10 +21,14 @@ from recokit.table.folder import manifest_value
 from recokit.table.version import Version
 
 _TABLE_FIELDS = ("count", "dim", "dtype", "comparator", "codec", "sub_quantizers", "num_components")
+_THIS = "this version"
+_GROUPED = ("metric", "group", "seed")
 _SAME = ("entity", "kind", "count", "dim", "dtype", "comparator", "codec", "sub_quantizers", "num_components")
 
 
-def summarize(manifest: Manifest, aliases: Mapping[str, str], retired: bool) -> dict[str, Any]:
+def summarize(
+    manifest: Manifest, aliases: Mapping[str, str], retired: bool, despite: str | None = None
+) -> dict[str, Any]:
     """Return what a list of versions says of one."""
     return {
         "version": manifest.name,
@@ -30,13 +38,15 @@ def summarize(manifest: Manifest, aliases: Mapping[str, str], retired: bool) -> 
         "tables": [table.get("name") for table in manifest.content.get("tables", ())],
         "aliases": [alias for alias, version in aliases.items() if version == manifest.name],
         "retired": retired,
+        "despite": despite,
     }
 
 
 def describe(place: Place, manifest: Manifest, aliases: list[str]) -> dict[str, Any]:
     """Return what there is to know of a version: names, times, sizes, tables, reports."""
     retired = retirement(place, manifest.name)
-    lineage = json_report(place, manifest, "lineage.json") or {}
+    lineage = json_report(place, manifest, LINEAGE)
+    edges = edges_of(manifest, lineage)
     return {
         "version": manifest.name,
         "created": manifest.created.isoformat(),
@@ -50,13 +60,17 @@ def describe(place: Place, manifest: Manifest, aliases: list[str]) -> dict[str, 
         "code": lineage.get("code"),
         "inputs": lineage.get("inputs"),
         "metrics": lineage.get("metrics"),
+        "headline": headline(own_rows(place, manifest, lineage)),
+        "gates": gates_of(lineage),
+        "despite": lineage.get("despite"),
+        "relations": [{**each, "edges": edges.get(str(each["name"]))} for each in _relations(place, manifest)],
         "meta": manifest.content.get("meta"),
     }
 
 
 def difference(place: Place, old: Manifest, new: Manifest) -> dict[str, Any]:
     """Return what differs between two versions, as far as manifests and reports tell."""
-    before, after = (json_report(place, each, "lineage.json") or {} for each in (old, new))
+    before, after = (json_report(place, each, LINEAGE) for each in (old, new))
     tables = _tables(place, old), _tables(place, new)
     code = before.get("code"), after.get("code")
     return {
@@ -66,8 +80,8 @@ def difference(place: Place, old: Manifest, new: Manifest) -> dict[str, Any]:
         "created": {"old": old.created.isoformat(), "new": new.created.isoformat()},
         "bytes": {"old": old.bytes, "new": new.bytes},
         "code": None if code[0] == code[1] else {"old": code[0], "new": code[1]},
-        "config": _changed(_flat(before.get("config") or {}), _flat(after.get("config") or {})),
-        "inputs": _came_and_went(before.get("inputs") or {}, after.get("inputs") or {}),
+        "config": _changed(*(flat(each.get("config") or {}) for each in (before, after))),
+        "inputs": _came_and_went(*(_digests(each.get("inputs")) for each in (before, after))),
         "tables": {
             "added": [name for name in tables[1] if name not in tables[0]],
             "removed": [name for name in tables[0] if name not in tables[1]],
@@ -78,6 +92,7 @@ def difference(place: Place, old: Manifest, new: Manifest) -> dict[str, Any]:
                 if (changes := _changed(*({key: each[name].get(key) for key in _SAME} for each in tables)))
             },
         },
+        "edges": _changed(edges_of(old, before), edges_of(new, after)),
         "metrics": _compared(_metrics(place, old, before), _metrics(place, new, after)),
     }
 
@@ -118,14 +133,18 @@ def _tables(place: Place, manifest: Manifest) -> dict[str, dict[str, Any]]:
 
 
 def _own_manifest(place: Place, path: str) -> Mapping[str, Any]:
-    import json
+    return json_object(place.read(path))
 
-    data = place.read(path)
+
+def _relations(place: Place, manifest: Manifest) -> list[dict[str, Any]]:
+    """Return the names, ends and operators of a version's relations."""
+    path = "relations/relations.json"
+    data = place.read(f"{manifest.name}/{path}") if path in manifest.files else None
     try:
-        content = None if data is None else json.loads(data)
-    except ValueError:
-        content = None
-    return content if isinstance(content, dict) else {}
+        found = json.loads(data) if data is not None else []
+    except ValueError as error:
+        raise FormatError(f"{place.url}/{manifest.name}/{path} is not JSON: {error}") from error
+    return [{key: each.get(key) for key in ("name", "source", "target", "operator")} for each in objects(found)]
 
 
 def _relation(old: Manifest, new: Manifest) -> str:
@@ -138,9 +157,13 @@ def _relation(old: Manifest, new: Manifest) -> str:
     return f"{old.name} started from {old.parent or 'scratch'}, {new.name} from {new.parent or 'scratch'}"
 
 
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted names; tables of an array are told apart by their names, or counted."""
-    return dict(_leaves(content, prefix))
+def flat(content: Any) -> dict[str, Any]:
+    """Return nested settings by dotted names; tables of an array are told apart by their names, or counted.
+
+    >>> flat({"train": {"dim": 8}, "relation": [{"name": "clicks", "weight": 2.0}]})
+    {'train.dim': 8, 'relation[clicks].name': 'clicks', 'relation[clicks].weight': 2.0}
+    """
+    return dict(_leaves(content, "")) if content else {}
 
 
 def _leaves(content: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -148,8 +171,10 @@ def _leaves(content: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in content.items():
             yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(content, list) and content and all(isinstance(each, dict) for each in content):
-        for number, each in enumerate(content):
-            yield from _leaves(each, f"{prefix}[{each.get('name', number)}]")
+        names = [str(each.get("name")) for each in content]
+        for number, (name, each) in enumerate(zip(names, content, strict=True)):
+            told_apart = "name" in each and names.count(name) == 1
+            yield from _leaves(each, f"{prefix}[{name if told_apart else number}]")
     else:
         yield prefix, content
 
@@ -163,27 +188,35 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, dict[s
     }
 
 
+def _digests(inputs: Any) -> dict[str, Any]:
+    """Return the SHA-256 of each input, None where the lineage has none."""
+    if not isinstance(inputs, dict):
+        return {}
+    return {name: entry.get("sha256") if isinstance(entry, dict) else None for name, entry in inputs.items()}
+
+
 def _came_and_went(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[str]]:
     return {
         "added": sorted(set(new) - set(old)),
         "removed": sorted(set(old) - set(new)),
-        "changed": sorted(
-            name for name in set(old) & set(new) if (old[name] or {}).get("sha256") != (new[name] or {}).get("sha256")
-        ),
+        "changed": sorted(name for name in set(old) & set(new) if old[name] != new[name]),
     }
 
 
 def _metrics(place: Place, manifest: Manifest, lineage: Mapping[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
     """Return what was measured of a version, by what it is: of its benchmarks, or else of its lineage."""
-    report = json_report(place, manifest, "benchmarks.json") or {}
-    rows = report.get("results") or lineage.get("metrics") or []
-    return {(_subject(row, manifest), row.get("metric"), row.get("group"), row.get("seed")): row for row in rows}
+    rows = json_report(place, manifest, "benchmarks.json").get("results") or lineage.get("metrics")
+    return {
+        (_subject(row, manifest), *(str(row[key]) if row.get(key) is not None else None for key in _GROUPED)): row
+        for row in (rows if isinstance(rows, list) else [])
+        if isinstance(row, dict)
+    }
 
 
 def _subject(row: Mapping[str, Any], manifest: Manifest) -> Any:
     """Return what a row is about, with the version's own name left out, which two versions do not share."""
     name = row.get("name")
-    return name.replace(manifest.name, "").strip(" ./:") or "this version" if isinstance(name, str) else name
+    return name.replace(manifest.name, "").strip(" ./:") or _THIS if isinstance(name, str) else str(name)
 
 
 def _compared(
@@ -193,24 +226,30 @@ def _compared(
     rows = []
     for key in [*old, *(key for key in new if key not in old)]:
         before, after = old.get(key, {}), new.get(key, {})
-        was, now = before.get("value"), after.get("value")
+        either = before or after
+        was, now = (_number(each, "value") for each in (before, after))
         rows.append(
             {
                 "name": key[0],
-                "metric": key[1],
-                "group": key[2],
-                "seed": key[3],
+                **{part: either.get(part) for part in _GROUPED},
                 "old": was,
                 "new": now,
                 "difference": None if was is None or now is None else now - was,
                 "beyond": _beyond(before, after),
             }
         )
-    return rows
+    main = {id(row) for row in headline([row for row in rows if row["name"] == _THIS])}
+    return [{**row, "headline": id(row) in main} for row in rows]
 
 
 def _beyond(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool | None:
-    old_low, old_high, new_low, new_high = (each.get(key) for each in (old, new) for key in ("low", "high"))
+    old_low, old_high, new_low, new_high = (_number(each, key) for each in (old, new) for key in ("low", "high"))
     if old_low is None or old_high is None or new_low is None or new_high is None:
         return None
     return bool(old_high < new_low or new_high < old_low)
+
+
+def _number(row: Mapping[str, Any], key: str) -> float | None:
+    """Return a number of a row; None where there is none that JSON could hold."""
+    value = row.get(key)
+    return value if isinstance(value, int | float) and math.isfinite(value) else None

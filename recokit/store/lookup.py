@@ -12,9 +12,10 @@ __all__ = [
 ]
 
 from collections.abc import Sequence
+from contextlib import suppress
 
-from recokit.errors import VersionError, closest
-from recokit.store.aliases import alias_names, current_move
+from recokit.errors import FormatError, VersionError, closest
+from recokit.store.aliases import alias_history, alias_names, current_move
 from recokit.store.manifests import Manifest, manifest_of, read_manifests
 from recokit.store.marks import check_ranker, collecting_mark, named_by_rankers, retired_names, retirement
 from recokit.store.places import Place
@@ -57,11 +58,17 @@ def find_manifest(place: Place, name: str, *, retired: bool = False) -> Manifest
     if manifest is None:
         move = current_move(place, name)
         if move is None or move.version is None:
+            if move is None and (trace := _trace(place, name)) is not None:
+                raise VersionError(trace)
             known = [*(each.name for each in all_manifests(place)), *current_aliases(place)]
             raise VersionError(f"{place.url} has no version {name!r}; {closest(name, known)}")
         said, manifest = f"alias {name!r}: ", read_version(place, move.version)
         if manifest is None:
             raise VersionError(f"{said}version {move.version!r} of {place.url} is gone")
+    elif manifest.name != name and place.read(f"{manifest.name}/{MANIFEST}") != manifest.data:  # else it is a link
+        raise VersionError(
+            f"{place.url}/{name} holds a version called {manifest.name!r}: the folder has to be called so too"
+        )
     if not retired and (problem := _hidden(place, manifest.name)) is not None:
         raise VersionError(said + problem)
     return manifest
@@ -103,6 +110,19 @@ def needed(place: Place, rankers: Sequence[str]) -> dict[str, str]:
     for ranker in rankers:
         found |= dict.fromkeys(check_ranker(ranker), f"the ranker {ranker}")
     return found | {version: f"alias {alias!r}" for alias, version in current_aliases(place).items()}
+
+
+def _trace(place: Place, version: str) -> str | None:
+    """Say that a version was here, where an alias was at it once; None where no alias was."""
+    for alias in alias_names(place):
+        with suppress(FormatError, OSError):  # this only makes an error clearer
+            for move in alias_history(place, alias):
+                if move.version == version:
+                    return (
+                        f"version {version!r} of {place.url} has been removed: alias {alias!r} came to it on "
+                        f"{move.moved:%Y-%m-%d %H:%M} UTC, and `recokit store gc` removes what was retired"
+                    )
+    return None
 
 
 def _hidden(place: Place, version: str) -> str | None:

@@ -1,6 +1,6 @@
 """The manifests of a store's versions, read without opening a table."""
 
-__all__ = ["Manifest", "manifest_of", "read_manifests"]
+__all__ = ["Manifest", "json_report", "manifest_of", "read_manifests"]
 
 import json
 import warnings
@@ -53,6 +53,9 @@ def manifest_of(data: bytes, where: str) -> Manifest:
     path = Path(where)
     name = manifest_value(path, content, "version", str)
     files = file_entries(path.parent, content, MANIFEST)
+    for table in manifest_value(path, content, "tables", list):
+        if not isinstance(table, dict) or not all(isinstance(table.get(key), str) for key in ("name", "path")):
+            raise FormatError(f"{where}: 'tables' holds {table!r}, expected an object with a name and a path")
     return Manifest(name, created_of(path, content), content.get("parent"), files, content, data)
 
 
@@ -76,12 +79,16 @@ def read_manifests(place: Place, names: Iterable[str]) -> list[Manifest]:
     return sorted(found, key=lambda manifest: (manifest.created, manifest.name))
 
 
-def json_report(place: Place, manifest: Manifest, name: str) -> Any:
-    """Return the content of a JSON file among a version's reports, or None where it has none."""
-    if f"reports/{name}" not in manifest.files:
-        return None
-    data = place.read(f"{manifest.name}/reports/{name}")
+def json_report(place: Place, manifest: Manifest, name: str) -> dict[str, Any]:
+    """Return the object in a JSON file among a version's reports; an empty one where there is no such file."""
+    path = f"{manifest.name}/reports/{name}"
+    data = place.read(path) if f"reports/{name}" in manifest.files else None
+    if data is None:
+        return {}
     try:
-        return None if data is None else json.loads(data)
+        content = json.loads(data)
     except ValueError as error:
-        raise FormatError(f"{place.url}/{manifest.name}/reports/{name} is not JSON: {error}") from error
+        raise FormatError(f"{place.url}/{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise FormatError(f"{place.url}/{path} holds {type(content).__name__}, expected an object")
+    return content

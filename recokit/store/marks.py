@@ -76,6 +76,11 @@ class Protection:
     versions: tuple[str, ...]
     path: str
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this host can read the ranker: its folder is on it, or at a URL."""
+        return self.node in (None, platform.node())
+
 
 def retired_names(place: Place) -> set[str]:
     """Return the names of the retired versions."""
@@ -132,8 +137,8 @@ def protect_ranker(place: Place, ranker: str | Path) -> Protection:
     """Write down which versions a ranker names; written twice, it is there once."""
     of = place_of(ranker)
     versions = ranker_versions(ranker)
-    digest = hashlib.sha256("\n".join([of.url, *versions]).encode()).hexdigest()[:32]
     node = None if isinstance(of, RemotePlace) else platform.node()
+    digest = hashlib.sha256("\n".join([node or "", of.url, *versions]).encode()).hexdigest()[:32]
     path = f".protected/{digest}.json"
     record = {"ranker": of.url, "node": node, "versions": list(versions), "since": now(), "by": author()}
     with suppress(FileExistsError):
@@ -158,7 +163,7 @@ def named_by_rankers(place: Place) -> dict[str, str]:
     named: dict[str, str] = {}
     for protection in protections(place):
         names: Iterable[str] = protection.versions
-        if protection.node in (None, platform.node()):
+        if protection.is_here:
             names = {*names, *check_ranker(protection.ranker)}
         named |= dict.fromkeys(names, protection.ranker)
     return named

@@ -11,6 +11,7 @@ Paths are relative to the place, with ``/`` between parts. Listings are never ta
 
 __all__ = ["LocalPlace", "Place", "RemotePlace", "Unreadable", "path_of", "place_of"]
 
+import glob
 import inspect
 import json
 import os
@@ -75,10 +76,15 @@ def place_of(root: str | Path, options: Mapping[str, Any] | None = None) -> "Loc
 
 
 def path_of(root: str | Path) -> Path:
-    """Return the path of a local folder, or of a ``file://`` URL."""
+    """Return the path of a local folder, or of a ``file://`` URL; a ConfigError where that names another host."""
     from urllib.parse import unquote, urlsplit
 
-    return Path(unquote(urlsplit(root).path)) if isinstance(root, str) and root.startswith("file://") else Path(root)
+    if not isinstance(root, str) or not root.startswith("file://"):
+        return Path(root)
+    parts = urlsplit(root)
+    if parts.netloc not in ("", "localhost"):
+        raise ConfigError(f"{root} names the host {parts.netloc!r}: a folder of this machine is file:///path")
+    return Path(unquote(parts.path))
 
 
 class LocalPlace:
@@ -208,6 +214,8 @@ class RemotePlace:
         """Read many objects, at once where the file system can."""
         if not paths:
             return {}
+        if glob.has_magic(self._root):  # which fsspec would take for a pattern
+            return {path: data for path in paths if (data := self.read(path)) is not None}
         names = {str(self.fs._strip_protocol(self.at(path))): path for path in paths}
         with self._asking():
             found = self.fs.cat(list(names), on_error="return", recursive=False)

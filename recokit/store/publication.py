@@ -29,17 +29,19 @@ def publish_locally(folder: Path, manifest: Manifest, target: Path, progress: Pr
 
     Raises:
         VersionError: ``target`` exists.
-        ChecksumError: A file that had to be copied is not what its manifest says.
+        ChecksumError: A file is not what its manifest says.
     """
     done = 0
     with new_folder(target) as new:
         for file, entry in manifest.files.items():
             path = new / file
             path.parent.mkdir(parents=True, exist_ok=True)
+            source = (folder / file).resolve()  # a link to a symbolic link would lead wherever that one does
             try:
-                os.link(folder / file, path, follow_symlinks=True)
+                os.link(source, path)
             except OSError:
-                _copy(folder / file, path, entry)
+                _copy(source, path)
+            _check(path, entry, folder / file)
             done += entry["bytes"]
             if progress is not None:
                 progress(done, manifest.bytes)
@@ -111,16 +113,17 @@ def _upload(place: RemotePlace, folder: Path, manifest: Manifest, progress: Prog
         raise VersionError(f"{place.url}/{manifest.name} is not what was uploaded, see {odd[0][0]!r}: try again")
 
 
-def _copy(source: Path, target: Path, entry: FileEntry) -> None:
+def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
     with target.open("rb") as file:
         os.fsync(file.fileno())
-    _check(target, entry)
 
 
-def _check(path: Path, entry: FileEntry) -> None:
+def _check(path: Path, entry: FileEntry, known_as: Path | None = None) -> None:
     if (digest := sha256_of(path)) != entry["sha256"]:
-        raise ChecksumError(f"{path} has the sha256 {digest}, expected {entry['sha256']}: its bytes have changed")
+        raise ChecksumError(
+            f"{known_as or path} has the sha256 {digest}, expected {entry['sha256']}: its bytes have changed"
+        )
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recokit.errors import FormatError
+from recokit.errors import FormatError, VersionError
 from recokit.store.places import path_of
 from recokit.store.publication import Progress
 from recokit.store.store import EmbeddingStore
@@ -47,10 +47,23 @@ def open_source(
     store, at, name = text.rpartition("@")
     if not at or "/" in name:  # no name, or an @ inside the URL, such as a user's
         store, _, name = text.rpartition("/")
-    return EmbeddingStore(store, cache=cache, options=options).open(name, verify=verify, progress=progress)
+        if store.endswith(":/"):
+            raise FormatError(f"{text} names no version: {text}@latest would be the latest one there")
+    try:
+        return EmbeddingStore(store, cache=cache, options=options).open(name, verify=verify, progress=progress)
+    except VersionError:
+        if remote and "@" not in text:
+            _refuse_store(EmbeddingStore(text, options=options), text)
+        raise
 
 
 def _open_folder(path: Path, verify: bool) -> Version:
-    if path.is_dir() and not (path / MANIFEST).is_file() and (names := EmbeddingStore(path).versions()):
-        raise FormatError(f"{path} is a store, not a version: say which one, {path}@latest or {path}@{names[-1]}")
+    if path.is_dir() and not (path / MANIFEST).is_file():
+        _refuse_store(EmbeddingStore(path), str(path))
     return open_version(path, verify=verify)
+
+
+def _refuse_store(store: EmbeddingStore, text: str) -> None:
+    """Say how to name a version of what turned out to be a store."""
+    if names := store.versions():
+        raise FormatError(f"{text} is a store, not a version: say which one, {text}@latest or {text}@{names[-1]}")

@@ -14,11 +14,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from recokit.errors import ConfigError, VersionError, closest
-from recokit.store.aliases import AliasMove, alias_history, current_move, move_alias, take_back
+from recokit.store.aliases import AliasMove, alias_history, current_move, earlier_moves, move_alias, take_back
 from recokit.store.cache import cached_copy, default_cache, keep_copy
 from recokit.store.claims import current_claim, release
 from recokit.store.collection import Collected, collect, give_up, ranker_folders
 from recokit.store.describe import describe, difference, difference_of_ids, summarize
+from recokit.store.lineage import ancestor, despite_of
 from recokit.store.lookup import (
     LATEST,
     all_manifests,
@@ -90,7 +91,9 @@ class EmbeddingStore:
         return sorted(retired_names(self._place))
 
     def summaries(self, *, retired: bool = False) -> list[dict[str, Any]]:
-        """Return a line for each version, oldest first: version, created, parent, bytes, tables, aliases, retired.
+        """Return a line for each version, oldest first: version, created, parent, bytes, tables, aliases, ...
+
+        ``retired`` is whether it is, ``despite`` why it was published although a gate failed.
 
         Args:
             retired: Retired versions too.
@@ -99,7 +102,8 @@ class EmbeddingStore:
         found = all_manifests(self._place)
         if retired:
             found = sorted([*found, *read_manifests(self._place, hidden)], key=lambda each: (each.created, each.name))
-        return [summarize(manifest, aliases, manifest.name in hidden) for manifest in found]
+        despite = despite_of(self._place, found)
+        return [summarize(each, aliases, each.name in hidden, despite.get(each.name)) for each in found]
 
     def latest(self) -> Version | None:
         """Open the newest complete version, or return None where there is none."""
@@ -189,7 +193,9 @@ class EmbeddingStore:
             progress: Called with the bytes that are done, and of how many.
 
         Raises:
-            VersionError: Another version of its name is there or being published, or its name is not ``name``.
+            VersionError: Another version of its name is there or being published, it is there and retired, or its name
+                is not ``name``.
+            ChecksumError: A file is not what its manifest says.
             FormatError: The folder is no complete version.
             ChecksumError: A file that was copied is not what ``version.json`` says.
         """
@@ -200,6 +206,8 @@ class EmbeddingStore:
         manifest = manifest_of((source / MANIFEST).read_bytes(), str(source / MANIFEST))
         check_free(self._place, check_name(manifest.name, "the version's name"))
         if self._place.read(f"{manifest.name}/{MANIFEST}") == manifest.data:
+            if (problem := why_not(self._place, manifest.name)) is not None:
+                raise VersionError(problem)
             if isinstance(self._place, RemotePlace):
                 self._forget_dead(manifest.name)
         elif isinstance(self._place, RemotePlace):
@@ -251,6 +259,15 @@ class EmbeddingStore:
                 names.append(parent)
         return names
 
+    def ancestry(self, name: str) -> list[dict[str, Any]]:
+        """Return a line for each version of ``lineage``: version, created, gates, despite, state.
+
+        ``gates`` counts those that passed, failed and were skipped; ``despite`` is why it was published although one
+        failed; ``state`` is ``"retired"``, ``"removed"`` of one that is not there, or None.
+        """
+        names = self.lineage(name)
+        return [ancestor(self._place, each, read_version(self._place, each)) for each in names]
+
     def aliases(self) -> dict[str, str]:
         """Return the version of every alias, sorted by alias."""
         return current_aliases(self._place)
@@ -259,13 +276,16 @@ class EmbeddingStore:
         """Return all moves of an alias, the first one first; empty where there was none."""
         return alias_history(self._place, check_name(alias, "the alias"))
 
-    def set_alias(self, alias: str, version: str, *, expected: str | EllipsisType | None = ...) -> AliasMove:
+    def set_alias(
+        self, alias: str, version: str, *, expected: str | EllipsisType | None = ..., reason: str | None = None
+    ) -> AliasMove:
         """Move an alias in one step, for all readers at once.
 
         Args:
             alias: Its name, such as ``"production"``; new ones are made.
             version: Where to: a version, another alias or ``"latest"``.
             expected: Where it has to be before, None for nowhere; anywhere, where it is not given.
+            reason: Why; its history keeps it.
 
         Returns:
             The move; the last one, where the alias is there already.
@@ -280,14 +300,39 @@ class EmbeddingStore:
         last = current_move(self._place, alias)
         if last is not None and last.version == target and expected in (..., target):
             return last
-        move = move_alias(self._place, alias, target, expected=expected)
-        problem = why_not(self._place, target)  # whoever removes it looks for aliases after marking it
-        if problem is not None:
-            take_back(self._place, alias, move, lambda version: why_not(self._place, version) is None)
-            raise VersionError(f"alias {alias!r} was not moved: {problem}")
-        return move
+        move = move_alias(self._place, alias, target, expected=expected, reason=reason)
+        return self._kept(alias, target, move)
 
-    def remove_alias(self, alias: str, *, expected: str | EllipsisType = ...) -> AliasMove:
+    def roll_back(self, alias: str, reason: str | None = None) -> AliasMove:
+        """Move an alias to the version where it was before; done again, it goes further back.
+
+        Versions that were gone back from are not gone to again, and those that are retired or removed are passed over.
+
+        Args:
+            alias: Its name.
+            reason: Why; its history keeps it.
+
+        Returns:
+            The move; its ``back`` is the number of the move that it goes back to.
+
+        Raises:
+            VersionError: There is no such alias, or no earlier version that it could go to.
+        """
+        moves = self.alias_history(alias)
+        if not moves or moves[-1].version is None:
+            raise VersionError(f"{self.root} has no alias {alias!r}; {closest(alias, self.aliases())}")
+        here, earlier = moves[-1].version, earlier_moves(moves)
+        for to in earlier:
+            if to.version is not None and why_not(self._place, to.version) is None:
+                move = move_alias(self._place, alias, to.version, expected=here, back=to.number, reason=reason)
+                return self._kept(alias, to.version, move)
+        before = ", ".join(dict.fromkeys(str(move.version) for move in earlier))
+        raise VersionError(
+            f"alias {alias!r} is at {here}, and was at "
+            + (f"{before} before, which are retired or removed" if before else "no other version before")
+        )
+
+    def remove_alias(self, alias: str, *, expected: str | EllipsisType = ..., reason: str | None = None) -> AliasMove:
         """Remove an alias; its history stays.
 
         Raises:
@@ -296,7 +341,7 @@ class EmbeddingStore:
         last = current_move(self._place, check_name(alias, "the alias"))
         if last is None or last.version is None:
             raise VersionError(f"{self.root} has no alias {alias!r}; {closest(alias, self.aliases())}")
-        return move_alias(self._place, alias, None, expected=expected)
+        return move_alias(self._place, alias, None, expected=expected, reason=reason)
 
     def retire(
         self, name: str, *, reason: str | None = None, force: bool = False, rankers: Sequence[str | Path] = ()
@@ -367,7 +412,7 @@ class EmbeddingStore:
         return protections(self._place)
 
     def unprotect(self, ranker: str | Path) -> None:
-        """Forget a ranker that was protected.
+        """Forget a ranker that was protected from here, or else one of that path that other hosts protected.
 
         Raises:
             VersionError: It was not.
@@ -377,7 +422,8 @@ class EmbeddingStore:
         if not found:
             known = [each.ranker for each in self.protections()]
             raise VersionError(f"{self.root} protects no ranker {url}; {closest(url, known)}")
-        for each in found:
+        own = [each for each in found if each.is_here]
+        for each in own or found:
             self._place.remove(each.path)
 
     def collect(
@@ -401,6 +447,14 @@ class EmbeddingStore:
         folders = ranker_folders(rankers)
         return collect(self._place, lambda: needed(self._place, folders), grace=grace, dry_run=dry_run)
 
+    def _kept(self, alias: str, target: str, move: AliasMove) -> AliasMove:
+        """Return a move, or take it back where its version has been retired or removed meanwhile."""
+        problem = why_not(self._place, target)  # whoever removes it looks for aliases after marking it
+        if problem is not None:
+            take_back(self._place, alias, move, lambda version: why_not(self._place, version) is None)
+            raise VersionError(f"alias {alias!r} was not moved: {problem}")
+        return move
+
     def _refuse_needed(self, name: str, rankers: Sequence[str], force: bool) -> None:
         if (by := needed(self._place, rankers).get(name)) is not None:
             raise VersionError(f"version {name!r} of {self.root} is needed: {by} names it")
@@ -408,7 +462,9 @@ class EmbeddingStore:
             return
         newest = read_manifests(self._place, {*self.versions(), name})
         if newest and newest[-1].name == name:
-            raise VersionError(f"version {name!r} is the latest of {self.root}: retire it with force")
+            raise VersionError(
+                f"version {name!r} is the latest of {self.root}: --force (force=True) retires it nonetheless"
+            )
 
     def _opened(self, manifest: Manifest) -> Version:
         if isinstance(self._place, RemotePlace):

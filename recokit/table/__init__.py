@@ -14,6 +14,7 @@ __all__ = [
     "TableLike",
     "Version",
     "as_vectors",
+    "degrees_of",
     "id_array",
     "load_table",
     "num_parameters",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 from recokit.table.codes import PQTable
+from recokit.table.degrees import degrees_of
 from recokit.table.ids import Ids, IdType, id_array
 from recokit.table.mixtures import FeatureTable, Mixture, as_vectors, load_table, vectors_or_mixture
 from recokit.table.relations import Operator, RelationParameters, num_parameters

@@ -216,6 +216,8 @@ def read_manifest(folder: Path, name: str, format_name: str) -> dict[str, Any]:
         manifest = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         reason = f"it has no {name}" if folder.is_dir() else "there is no such folder"
+        if "@" in folder.name and not folder.is_dir():
+            reason += "; STORE@NAME is opened by recokit.store.open_source"
         raise FormatError(f"{folder} is not a {kind}: {reason}") from None
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != format_name:

@@ -622,6 +622,7 @@ def train_plainly(trained, epochs=2):
     return trained.tensors()
 
 
+@pytest.mark.slow
 def test_replayed_batches_are_the_planned_ones_with_their_rates():
     """In pieces, replayed, and replayed for one group alone: the same bytes; a captured batch never waits."""
     pieces, plain = Pieces(), train_plainly(Trained())

@@ -190,6 +190,7 @@ def test_tables_that_cannot_be_updated_in_place_are_refused():
         update_(torch.zeros(3, 2).double(), torch.zeros(3), [(rows, grads)], 0.1)
 
 
+@pytest.mark.slow
 def test_several_python_threads_may_call_at_once():
     config, wrong = config_of("translation", "cos", "softmax", dim=20), []
     given = problem(config, size=200, negatives=100, seed=9)

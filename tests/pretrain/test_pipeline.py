@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 import time
+from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,11 +18,17 @@ import pytest
 from pretrain import Graph, Relation, TrainConfig, load_exported, train
 from pretrain.pipeline import STEPS, BusyError, load_pipeline, run_pipeline, show_status
 from pretrain.pipeline import run as run_module
+from pretrain.pipeline.benchmarks import _drift, check_benchmarks, remembered
+from pretrain.pipeline.parent import _store_of, days_of
 from pretrain.pipeline.publication import move_aliases
+from pretrain.pipeline.tables import Drifts
 from pretrain.pipeline.work import Work
-from recokit import EmbeddingStore, EmbeddingTable, open_version
+from recokit import EmbeddingStore, EmbeddingTable, FeatureSpec, open_version, write_version
 from recokit.errors import ConfigError, DataError, VersionError
+from recokit.features import Pretrained
+from recokit.rankers import LinearProbe
 
+KEY = "0123456789abcdef" * 2
 TRAIN = TrainConfig(dim=8, epochs=12, learning_rate=0.1, uniform_negatives=20, temperature=0.2, batch_size=256)
 
 
@@ -194,12 +202,12 @@ class TestSkipping:
             raise KeyboardInterrupt
 
         with work.held("a test"), pytest.raises(KeyboardInterrupt):
-            work.make("select", "k", half, {})
-        assert (work.record("select", "k"), work.folder("select", "k").exists()) == (None, False)
+            work.make("select", KEY, half, {})
+        assert (work.record("select", KEY), work.folder("select", KEY).exists()) == (None, False)
         with work.held("a test"):
             assert list((tmp_path / "select").iterdir()) == []
-            work.make("select", "k", lambda folder: {"edges": 1}, {"x": 2})
-        record = work.record("select", "k")
+            work.make("select", KEY, lambda folder: {"edges": 1}, {"x": 2})
+        record = work.record("select", KEY)
         assert (record["facts"], record["inputs"]) == ({"edges": 1}, {"x": 2})
 
     def test_a_step_that_is_forced_runs_with_all_behind_it(self, folder):
@@ -239,6 +247,296 @@ def poison(folder):
         frame.assign(target=np.random.default_rng(0).permutation(frame["target"])).to_parquet(path, index=False)
 
 
+class TestTheWorkFolder:
+    def test_what_no_step_has_made_stays_where_it_is(self, tmp_path):
+        others = ["train/mine/file", "other/deep/file", "other/old.building/file", f"other/{KEY}/file", "store/v1/file"]
+        made = [f"train/{KEY}/step.json", f"page/{KEY}.building/file", f"train/{KEY}.checkpoint/file"]
+        for name in (*others, *made):
+            (tmp_path / name).parent.mkdir(parents=True)
+            (tmp_path / name).write_text("{}")
+        work = Work(tmp_path)  # as with `work = "."`, where the data and the store lie too
+        with work.held("a test"):
+            assert [name for name in made if not (tmp_path / name).exists()] == made[1:2]
+            work.prune(3)
+        assert [name for name in others if (tmp_path / name).exists()] == others
+        assert [name for name in made if (tmp_path / name).exists()] == []
+
+    def test_the_same_version_of_another_store_or_parent_is_refused(self, folder):
+        edit(folder, 'output = "store"', 'output = "shop"')
+        with pytest.raises(ConfigError, match="version 'one' was begun with output = 'store', not 'shop', in "):
+            run(folder, "one")
+        edit(folder, 'output = "shop"', 'output = "store"')
+        run(folder, "two", until="select")
+        edit(folder, 'work = "work"', 'work = "work"\nprevious = "none"')
+        with pytest.raises(ConfigError, match="version 'two' was begun with previous = 'latest', not 'none'"):
+            run(folder, "two")
+        assert run(folder, "one").published  # what is published is settled
+
+    def test_a_full_disk_says_where(self, folder, monkeypatch):
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(run_module, "build_step", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*work/train/[0-9a-f]{32}'"):
+            run(folder, "two")
+
+
+class TestParents:
+    def test_on_the_first_night_an_alias_that_it_will_make_stands_for_none(self, tmp_path):
+        path = nights.write_nights(tmp_path, 1)
+        edit(tmp_path, 'work = "work"', 'work = "work"\nprevious = "production"')
+        assert run(tmp_path, "one", until="select").parent is None
+        path.write_text(path.read_text().replace('"production"', '"prod"', 1))
+        with pytest.raises(ConfigError, match=r"pipeline\.toml:5: .* has no version 'prod'"):
+            run(tmp_path, "two", until="select")
+
+    def test_another_store_beside_the_configuration_is_found_again(self, folder):
+        (folder / "store").rename(folder / "old")
+        edit(folder, 'work = "work"', 'work = "work"\nprevious = "old@production"')
+        run(folder, "two", until="select")
+        assert run(folder, "two", until="train").steps[-1]["facts"]["parent"] == "one"
+
+    def test_urls_of_versions_keep_their_store(self):
+        assert _store_of("s3://bucket/shop@production") == "s3://bucket/shop"
+        assert _store_of("s3://bucket/shop/one/") == "s3://bucket/shop"
+        assert _store_of("ftp://me@host/shop/one") == "ftp://me@host/shop"
+
+    def test_what_cannot_be_gone_on_from_says_how_a_night_does_without(self, folder):
+        edit(folder, "dim = 8", "dim = 4")
+        with pytest.raises(DataError, match=r'dimension 8, this run 4 \(.* version \'one\'; `start = "cold"` trains'):
+            run(folder, "two", until="train")
+        edit(folder, 'work = "work"', 'work = "work"\nstart = "cold"')
+        assert run(folder, "two", until="train").steps[-1]["facts"]["parent"] is None
+
+    def test_one_that_is_retired_meanwhile_is_named_with_the_way_out(self, folder):
+        run(folder, "two", until="prepare")
+        store = EmbeddingStore(folder / "store")
+        store.remove_alias("production")
+        store.retire("one", force=True)
+        with pytest.raises(VersionError, match=r"'two' was begun from version 'one', .* retired .* another name"):
+            run(folder, "two", until="train")
+        assert run(folder, "three", until="select").parent is None
+
+
+TOPICS = """[[benchmark]]
+kind = "topic"
+name = "groups"
+table = "user"
+labels = "{labels}"
+columns = {{ id = "source", label = "{label}" }}
+
+[[gate]]
+benchmark = "groups"
+min = 0.0
+
+[drift]"""
+
+
+SETS = """[[benchmark]]
+kind = "jaccard"
+name = "groups"
+table = "user"
+sets = "who.csv"
+columns = { query = "source", candidate = "target" }
+
+[[gate]]
+benchmark = "groups"
+metric = "spearman"
+min = -1.0
+
+[drift]"""
+
+
+class TestBenchmarksThatLeak:
+    def test_what_is_asked_of_the_edges_themselves_is_said_to_measure_memory(self, folder, run_cli):
+        (folder / "who.csv").write_bytes((folder / "follows.csv").read_bytes())  # under another name, the same bytes
+        edit(folder, "[drift]", SETS)
+        ran = run_cli("pipeline", "run", folder / "pipeline.toml", "--version", "two", "--despite", "a test")
+        line = "careful: benchmark 'groups' measures memory: its sets, who.csv, are edges that it was trained on"
+        assert line in ran.out.splitlines()
+        lineage = json.loads((folder / "store/two/reports/lineage.json").read_text())
+        assert lineage["notes"] == [line]
+        (gate,) = [gate for gate in lineage["gates"] if gate["name"].startswith("benchmark groups")]
+        assert gate["message"].endswith(f"(careful, measures memory: {line.partition('memory: ')[2]})")
+
+    def test_a_task_that_knows_says_so(self, folder):
+        edit(folder, "[drift]", TOPICS.format(labels="follows.csv", label="target"))
+        path, own = folder / "pipeline.toml", {"follows.csv": "1", "clicks/0.parquet": "2"}
+        read = {"follows.csv": "1"}
+        (said,) = remembered(load_pipeline(path), own, read).items()
+        assert said == ("groups", "its labels, follows.csv, are edges that it was trained on")
+        assert remembered(load_pipeline(path), own, {"follows.csv": "3"}) == {}
+        edit(folder, 'kind = "topic"', 'kind = "topic"\nknown = true')
+        check_benchmarks(load_pipeline(path))
+        assert remembered(load_pipeline(path), own, read) == {}
+        edit(folder, "known = true", 'known = "yes"')
+        with pytest.raises(ConfigError, match=r":\d+: known is 'yes', expected true or false"):
+            check_benchmarks(load_pipeline(path))
+
+    def test_columns_are_looked_for_before_the_night(self, folder):
+        edit(folder, "[drift]", TOPICS.format(labels="labels.parquet", label="topic"))
+        frame = pd.DataFrame({"source": ["u1", None, None], "topc": ["a", "b", "c"]})
+        frame.to_parquet(folder / "labels.parquet", index=False)
+        with pytest.raises(
+            ConfigError, match=r"toml:\d+: .*labels.parquet has no column 'topic'; it has: source, topc"
+        ):
+            run(folder, "two", until="select")
+        frame.rename(columns={"topc": "topic"}).to_parquet(folder / "labels.parquet", index=False)
+        with pytest.raises(ConfigError, match=r"labels.parquet: 2 ids in column 'source' are null, expected none"):
+            run(folder, "two", until="select")
+        edit(folder, "labels.parquet", "labels.tsv.gz")
+        frame.to_csv(folder / "labels.tsv.gz", sep="\t", index=False)
+        with pytest.raises(ConfigError, match=r"labels.tsv.gz has no column 'topic'; it has: source, topc"):
+            run(folder, "two", until="select")
+
+
+class TestCodes:
+    def test_tables_that_are_too_small_are_named_before_the_training(self, folder):
+        edit(folder, "[publish]", "[quantize]\nsub_quantizers = 4\ntables = ['item']\n\n[publish]")
+        for path in (folder / "clicks").iterdir():
+            frame = pd.read_parquet(path)
+            frame[frame["target"] < 8].to_parquet(path, index=False)
+        with pytest.raises(
+            ConfigError, match=r"toml:\d+: the table 'item' has 8 rows, and a codebook needs 16 at least"
+        ):
+            run(folder, "two", until="train")
+        edit(folder, "tables = ['item']", "")
+        outcome = run(folder, "two", despite="small")
+        assert outcome.steps[4]["facts"]["item-pq"] == {"left out": "8 rows, too few for a codebook"}
+        assert set(outcome.steps[4]["facts"]) == {"item-pq", "user-pq"}
+        lineage = json.loads((folder / "store/two/reports/lineage.json").read_text())
+        assert lineage["notes"] == ["there is no item-pq: 8 rows, too few for a codebook"]
+
+    def test_the_previous_codebook_stays_while_it_fits(self, folder):
+        edit(folder, "[publish]", "[quantize]\nsub_quantizers = 4\ncodebook = 'previous'\n\n[publish]")
+        first = run(folder, "two")
+        assert first.steps[4]["facts"]["user-pq"]["codebook"] == "new: version one has no user-pq"
+        edit(folder, "[warm]\nepochs = 2", "[warm]\nepochs = 1\nlearning_rate = 0.001")
+        second = run(folder, "three")
+        facts = second.steps[4]["facts"]["user-pq"]
+        assert facts["codebook"].startswith("that of version two: a relative squared error of ")
+        store = EmbeddingStore(folder / "store")
+        two, three = (store.open(name).codes("user-pq") for name in ("two", "three"))
+        np.testing.assert_array_equal(three.codebook, two.codebook)
+        assert facts["codebook_sha256"] == two.codebook_sha256
+        vectors = store.open("three").table("user").vectors.astype(np.float64)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        lost = np.square(vectors - three.decode(np.arange(three.count))).sum() / np.square(vectors).sum()
+        assert facts["relative_squared_error"]["previous"] == pytest.approx(lost, rel=1e-6)
+        edit(folder, "learning_rate = 0.001", "learning_rate = 2.0")  # away from what it was trained on
+        far = run(folder, "four", until="quantize").steps[4]["facts"]["user-pq"]
+        assert far["codebook"].startswith("new: that of three has a relative squared error of ")
+        assert far["relative_squared_error"]["previous"] > 1.1 * far["relative_squared_error"]["new"]
+
+
+class TestDrift:
+    def test_impressions_are_read_as_the_ranker_asks_for_them(self, tmp_path):
+        ids, draw = ["007", "008", "10"], np.random.default_rng(0)
+        old, new = (
+            write_version(
+                tmp_path / name,
+                {
+                    "user": EmbeddingTable.from_arrays(
+                        ids, draw.normal(size=(3, 2)).astype(np.float32), entity="user", version=name
+                    )
+                },
+            )
+            for name in ("a", "b")
+        )
+        spec = FeatureSpec(pretrained=[Pretrained("user", old.table("user"))], label="clicked")
+        ranker = LinearProbe(spec).save(tmp_path / "probe")
+        (tmp_path / "seen.csv").write_text("user\n007\n008\n10\n")
+        asked = Drifts(sample=3, ranker=Path(ranker), impressions=tmp_path / "seen.csv")
+        report = _drift(SimpleNamespace(drift=asked), old, new)
+        shift = next(row for row in report.results if row.metric == "score shift |p|")
+        assert shift.protocol["known ids, old and new"]["user"] == [1.0, 1.0]
+
+
+class TestNightsThatAreMadeUpFor:
+    def night(self, folder, day, **options):
+        return run_pipeline(load_pipeline(folder / "pipeline.toml", day=date.fromisoformat(day)), **options)
+
+    @pytest.fixture
+    def nights_of(self, tmp_path, one_thread):
+        """A folder in which the 24th and the 26th of May have been published."""
+        config = nights.CONFIG.replace("epochs = 12", "epochs = 1").replace("min = 0.5", "min = 0.0")
+        config = config.replace('max_drop = "noise"', "max_drop = 1.0").replace("max = 0.8", "max = 9.0")
+        nights.write_nights(tmp_path, 1, config)
+        assert self.night(tmp_path, "2026-05-24").parent is None
+        assert self.night(tmp_path, "2026-05-26").parent == "2026-05-24"
+        return tmp_path
+
+    def test_they_start_from_the_past_and_do_not_take_production_back(self, nights_of, run_cli):
+        store = EmbeddingStore(nights_of / "store")
+        ran = run_cli("pipeline", "run", nights_of / "pipeline.toml", "--date", "2026-05-25", "--json")
+        outcome = json.loads(ran.out)
+        assert (outcome["parent"], outcome["published"]) == ("2026-05-24", True)
+        assert store.aliases() == {"production": "2026-05-26"}
+        (line,) = outcome["lines"]
+        assert line.startswith("production stays at 2026-05-26, which is of 2026-05-26, a later day than 2026-05-25")
+        assert store.versions()[-1] == "2026-05-25"
+        assert self.night(nights_of, "2026-05-27", until="select").parent == "2026-05-26"
+        said = []
+        assert self.night(nights_of, "2026-05-23", until="select", tell=said.append).parent is None
+        assert said[0].endswith(
+            "has no version of 2026-05-23 or before, the earliest is of 2026-05-24: nothing to start from"
+        )
+        edit(nights_of, 'work = "work"', 'work = "work"\nprevious = "production"')
+        self.night(nights_of, "2026-05-22", until="select", tell=said.append)
+        assert "careful: it starts from version 2026-05-26, which is of 2026-05-26, a later day than 2026-05-22" in said
+        edit(nights_of, '\nprevious = "production"', "")
+        assert self.night(nights_of, "2026-05-25").lines == ()
+        assert self.night(nights_of, "2026-05-25", move_aliases=True).lines == (
+            "production is 2026-05-25, after 2026-05-26",
+        )
+        assert store.aliases() == {"production": "2026-05-25"}
+
+    def test_what_is_kept_is_the_newest_by_day(self, nights_of):
+        edit(nights_of, "page = false", "page = false\nkeep = 1")
+        outcome = self.night(nights_of, "2026-05-23")
+        assert outcome.lines[1:] == ("2026-05-24 is retired",)  # and not itself, as soon as it is there
+        store = EmbeddingStore(nights_of / "store")
+        assert (sorted(store.versions()), store.retired()) == (["2026-05-23", "2026-05-26"], ["2026-05-24"])
+        assert days_of(str(nights_of / "store")) == {"2026-05-23": date(2026, 5, 23), "2026-05-26": date(2026, 5, 26)}
+
+    def test_a_version_without_a_day_is_of_that_on_which_it_was_made(self, tmp_path):
+        store = EmbeddingStore(tmp_path / "s")
+        table = EmbeddingTable.from_arrays(["u1"], np.ones((1, 8), np.float32), entity="user", version="v")
+        version = store.publish("v", {"user": table}, reports={"lineage.json": '{"date": "soon"}'})
+        assert days_of(str(tmp_path / "s")) == {"v": version.created.date()}
+
+
+class TestInputs:
+    def test_a_store_that_cannot_be_written_is_named_with_its_line(self, folder):
+        (folder / "file").write_text("")
+        edit(folder, 'output = "store"', 'output = "file/store"')
+        with pytest.raises(ConfigError, match=r"pipeline\.toml:3: output is 'file/store', which cannot be written: "):
+            run(folder, "two", until="select")
+
+    def test_the_lineage_says_what_was_read_whatever_has_become_of_it(self, folder, monkeypatch):
+        plain = run_module.build_step
+        size = (folder / "clicks/1.parquet").stat().st_size
+
+        def overtaken(step, night, *rest):
+            if step == "train":
+                (folder / "clicks/0.parquet").unlink()
+                nights.clicks(9).to_parquet(folder / "clicks/1.parquet", index=False)
+            return plain(step, night, *rest)
+
+        monkeypatch.setattr(run_module, "build_step", overtaken)
+        assert run(folder, "two").published
+        of = {name: json.loads((folder / f"store/{name}/reports/lineage.json").read_text()) for name in ("one", "two")}
+        assert of["two"]["inputs"] == of["one"]["inputs"]
+        assert of["two"]["inputs"]["clicks/1.parquet"]["bytes"] == size
+
+    def test_a_published_version_needs_its_inputs_no_more(self, folder):
+        shutil.rmtree(folder / "clicks")
+        said = []
+        assert run(folder, "one", tell=said.append).published
+        assert said == ["version one is published; there is nothing to do"]
+        assert all(step["made"] for step in show_status(load_pipeline(folder / "pipeline.toml", version="one")).steps)
+
+
 class TestGates:
     def test_damaged_input_is_stopped_and_all_that_was_made_is_kept(self, folder, run_cli):
         poison(folder)
@@ -253,13 +551,19 @@ class TestGates:
         # The previous version falls as deep on damaged data, so that comparing with it tonight sees nothing.
         gates = json.loads((folder / "work/gates" / run_of["steps"]["gates"] / "gates.json").read_text())
         assert [gate["status"] for gate in gates] == ["failed", "passed", "failed", "passed", "passed"]
+        status = run_cli("pipeline", "status", folder / "pipeline.toml", "--version", "bad").out
+        assert ["gates", "failed"] in [line.replace("│", " ").split()[:2] for line in status.splitlines()]
         document = json.loads(run_cli("pipeline", "gates", folder / "pipeline.toml", "--version", "bad", "--json").out)
         assert (document["passed"], document["published"]) == (False, False)
 
     def test_a_reason_publishes_in_spite_of_a_gate(self, folder):
         edit(folder, "min = 0.5", "min = 1.5")
         assert not run(folder, "two").published
+        with pytest.raises(ConfigError, match="despite is empty"):
+            run(folder, "two", despite=" ")
         assert run(folder, "two", despite="a new yardstick").published
+        shown = show_status(load_pipeline(folder / "pipeline.toml", version="two"))
+        assert (shown.passed, shown.despite) == (False, "a new yardstick")
         lineage = json.loads((folder / "store/two/reports/lineage.json").read_text())
         assert lineage["despite"] == "a new yardstick"
         assert [gate["passed"] for gate in lineage["gates"]].count(False) == 1
@@ -271,6 +575,20 @@ class TestGates:
         assert gate["status"] == "failed"
         assert 0.4 < gate["value"] / gate["reference"] < 0.6
         assert f"fell by {1 - gate['value'] / gate['reference']:.1%}, a fall of 30.0% is allowed" in gate["reason"]
+
+    def test_a_log_that_one_entity_floods_is_stopped(self, folder):
+        flood = pd.DataFrame({"source": "u7", "target": np.arange(60).repeat(5), "time": pd.Timestamp("2026-06-03")})
+        flood.to_parquet(folder / "clicks/2.parquet", index=False)
+        edit(folder, "[publish]", "[[gate]]\nshare = 'user'\nmax = 0.9\nmax_rise = 0.05\n\n[publish]")
+        outcome = run(folder, "two", until="gates")
+        known = Path(outcome.steps[1]["folder"]) / "known"
+        clicks, follows = (pd.read_parquet(known / f"{name}.parquet") for name in ("clicks", "follows"))
+        degrees = pd.concat([clicks["source"], follows["source"], follows["target"]]).value_counts()
+        most, rise = [gate for gate in outcome.gates if gate["gate"] == "share user"]
+        assert degrees.idxmax() == "u7"
+        assert most["value"] == rise["value"] == pytest.approx(degrees.max() / (len(clicks) + len(follows)))
+        assert (most["status"], rise["status"]) == ("passed", "failed")
+        assert rise["reference"] < 0.02
 
     def test_a_parent_that_has_seen_the_held_out_edges_is_no_yardstick(self, folder):
         edit(folder, "fraction = 0.15", "fraction = 0.15\nseed = 7")
@@ -433,6 +751,19 @@ class TestCommands:
         with pytest.raises(ConfigError, match=r"pipeline\.toml:36: pairs is 'held_out:likes' of the relation 'likes'"):
             run(folder, "two")
 
+    @pytest.mark.parametrize(
+        ("old", "new", "message"),
+        [
+            ('pairs = "held_out"', 'pairs = "no.csv"', r":36: pairs is 'no\.csv': there is no such file"),
+            ('exclude = "known"', 'source = "usr"', r":37: there will be no table 'usr'; did you mean 'user'\?"),
+            ('max_drop = "noise"', 'metric = "recall@5"\nmax_drop = 0.1', r":48: benchmark 'links' has no metric"),
+        ],
+    )
+    def test_benchmarks_that_cannot_be_measured_are_refused_before_the_night(self, folder, old, new, message):
+        edit(folder, old, new)
+        with pytest.raises(ConfigError, match=r"pipeline\.toml" + message):
+            run(folder, "two", until="select")
+
     @pytest.mark.slow
     def test_the_example_runs_with_its_page(self, tmp_path):
         examples = Path(__file__).parents[2] / "examples"
@@ -440,6 +771,6 @@ class TestCommands:
         shutil.copy(examples / "pipeline.toml", tmp_path)
         for name in ("one", "two"):
             assert run(tmp_path, name).published
-        version = EmbeddingStore(tmp_path / "embeddings").open("production")
+        version = EmbeddingStore(load_pipeline(tmp_path / "pipeline.toml").store).open("production")
         assert {"report.html", "card.md", "drift.json"} <= set(version.reports)
         assert set(version.tables) == {"user", "ad", "user-pq", "ad-pq"}

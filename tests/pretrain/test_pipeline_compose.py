@@ -6,8 +6,10 @@ import os
 import numpy as np
 import pytest
 
+from pretrain.pipeline.quantization import quantize_version
+from pretrain.pipeline.tables import Quantization
 from recokit import EmbeddingTable, open_version, quantize, write_version
-from recokit.errors import ChecksumError, ConfigError, VersionError
+from recokit.errors import ChecksumError, ConfigError, DataError, VersionError
 from recokit.table.version import extend_version
 
 
@@ -65,3 +67,13 @@ def test_what_clashes_is_refused(base, tmp_path):
         extend_version(tmp_path / "b/v1", base, tables={"item": base.table("item")})
     with pytest.raises(ConfigError, match=r"has a report 'training\.json' already"):
         extend_version(tmp_path / "b/v1", base, reports={"training.json": ""})
+
+
+def test_a_table_too_small_for_a_codebook_has_no_codes_unless_it_was_named(base, tmp_path):
+    few = EmbeddingTable.from_arrays(np.arange(15), np.ones((15, 4), np.float32), entity="topic", version="v1")
+    both = extend_version(tmp_path / "b/v1", base, tables={"topic": few})
+    facts = quantize_version(both, Quantization(sub_quantizers=2), tmp_path / "c")
+    assert facts["topic-pq"] == {"left out": "15 rows, too few for a codebook"}
+    assert set(open_version(tmp_path / "c/v1").tables) == {"item", "topic", "item-pq"}
+    with pytest.raises(DataError, match="16"):
+        quantize_version(both, Quantization(tables=("topic",), sub_quantizers=2), tmp_path / "d")

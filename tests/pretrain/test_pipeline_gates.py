@@ -2,14 +2,19 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from pretrain.pipeline.gate_tables import read_gates
 from pretrain.pipeline.gates import Gate, Measured, check_gates
+from pretrain.pipeline.parent import shares_of
+from recokit import EmbeddingTable, write_version
 from recokit.errors import ConfigError
 from recokit.report import Report, Result
+from recokit.table import RelationParameters
 from recokit.toml_file import TomlFile
 
+RELATIONS = {"rates": "movie", "sees": "movie", "follows": "user"}
 PROTOCOL = {"task": "links", "kind": "link", "filter": "10 pairs are not searched for"}
 
 
@@ -26,6 +31,33 @@ def measured(*rows, published=None, **others):
 def only(gate, found):
     (checked,) = check_gates([gate], found)
     return checked
+
+
+class TestShares:
+    @pytest.mark.parametrize(("share", "statuses"), [(0.02, ["passed", "passed"]), (0.031, ["failed", "failed"])])
+    def test_one_entity_may_have_so_much_and_rise_so_far(self, share, statuses):
+        gate = Gate("share", "movie", max=0.03, max_rise=0.01)
+        found = check_gates([gate], measured(shares={"movie": share}, parent_shares={"movie": 0.02}))
+        assert [checked.status for checked in found] == statuses
+        assert (found[1].value, found[1].reference) == (share, 0.02)
+
+    def test_without_a_yardstick_a_rise_is_skipped_and_without_degrees_it_fails(self):
+        gate = Gate("share", "movie", max_rise=0.01)
+        assert only(gate, measured(shares={"movie": 0.5})).status == "skipped"
+        assert only(gate, Measured("v2", None, Report([]), shares={"movie": 0.5})).status == "skipped"
+        assert only(gate, measured(shares={"user": 0.5})).status == "failed"
+
+    def test_the_largest_is_of_the_edges_of_its_relations(self, tmp_path):
+        table = EmbeddingTable.from_arrays(["a", "b", "c"], np.ones((3, 2), np.float32), entity="movie", version="v")
+        other = EmbeddingTable.from_arrays(["x"], np.ones((1, 2), np.float32), entity="user", version="v")
+        empty = np.zeros(0, np.float32)
+        relations = [RelationParameters(name, "user", end, "identity", empty) for name, end in RELATIONS.items()]
+        state = {"degrees-movie": np.array([5, 30, 15]), "degrees-user": np.array([90])}
+        edges = {"rates": 40, "sees": 10, "follows": 60}
+        version = write_version(
+            tmp_path / "v", {"movie": table, "user": other}, relations=relations, meta={"edges": edges}, state=state
+        )
+        assert shares_of(version) == {"movie": 30 / (40 + 10), "user": 90 / (40 + 10 + 60)}
 
 
 NOISE = Gate("benchmark", "links", noise=1.0, against="parent")
@@ -134,6 +166,14 @@ class TestBounds:
         assert only(Gate("entities", "user", max_drop=0.1), found).status == status
 
 
+class TestStability:
+    def test_on_the_first_night_there_is_nothing_to_be_stable_against(self):
+        skipped = Result("v1", "stab@10", math.nan, group="user", protocol={"task": "stab", "kind": "stability"})
+        gate = Gate("benchmark", "stab", min=0.5)
+        assert only(gate, Measured("v1", None, Report([skipped], {}))).status == "skipped"
+        assert only(gate, Measured("v1", "v0", Report([skipped], {}))).status == "failed"
+
+
 GOOD = '[[benchmark]]\nname = "links"\n\n[[gate]]\nbenchmark = "links"\n'
 
 
@@ -141,7 +181,12 @@ class TestReading:
     def read(self, tmp_path, text):
         path = tmp_path / "pipeline.toml"
         path.write_text(text)
-        return read_gates(TomlFile.read(path))
+        names = {"entities": ["user", "ad"], "tables": ["user", "ad", "user-a"], "relations": ["clicks"]}
+        return read_gates(TomlFile.read(path), **names)
+
+    def test_a_share_and_its_rise(self, tmp_path):
+        (gate,) = self.read(tmp_path, '[[gate]]\nshare = "user"\nmax = 0.02\nmax_rise = 0.01')
+        assert gate == Gate("share", "user", max=0.02, max_rise=0.01)
 
     def test_a_multiple_of_the_noise(self, tmp_path):
         (gate,) = self.read(tmp_path, GOOD + 'max_drop = "2.5 noise"\nagainst = "published"\n')
@@ -161,6 +206,17 @@ class TestReading:
             ('[[gate]]\nedges = "clicks"\nmax_drop = 0.1\ngroup = "x"', r":4: a gate about edges has no 'group'"),
             ('[[gate]]\ndrift = "user"\nmax = 1', r":1: 'metric' is missing"),
             (GOOD + 'min = 1\nagainst = "parent"', r":7: against is 'parent'"),
+            ('[[gate]]\nedges = "clocks"\nmin = 1', r":2: there is no relation 'clocks'; did you mean 'clicks'"),
+            ('[[gate]]\nentities = "user-a"\nmin = 1', r":2: there is no entity type 'user-a'; did you mean 'user'"),
+            ('[[gate]]\ndrift = "usr"\nmetric = "l2"\nmax = 1', r":2: there is no table 'usr'; did you mean 'user'"),
+            ('[[gate]]\ndrift = "user"\nmetric = "l3"\nmax = 1', r":3: drift has no metric 'l3'; known: .*cosine"),
+            ('[[gate]]\nshare = "user"', r":1: a gate needs a bound: max or max_rise"),
+            ('[[gate]]\nshare = "user"\nmax = 2', r":3: max is 2, expected a share between 0 and 1"),
+            ('[[gate]]\nshare = "user"\nmax_rise = -0.1', r":3: max_rise is -0.1, expected a share between 0 and 1"),
+            ('[[gate]]\nshare = "usr"\nmax = 1', r":2: there is no entity type 'usr'; did you mean 'user'"),
+            ('[[gate]]\nshare = "user"\nmin = 1', r":3: a gate about share has no 'min'"),
+            (GOOD + "max_rise = 0.1", r":6: a gate about benchmark has no 'max_rise'"),
+            (GOOD.replace('name = "links"', ""), r":5: there is no \[\[benchmark\]\] 'links'"),
         ],
     )
     def test_what_is_wrong_is_named_with_its_line(self, tmp_path, text, message):

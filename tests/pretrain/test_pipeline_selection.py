@@ -49,10 +49,10 @@ def select(tmp_path):
     follows = pd.DataFrame({"source": [f"u{n}" for n in range(10)], "target": [f"u{n + 1}" for n in range(10)]})
     follows.to_parquet(tmp_path / "follows.parquet")
 
-    def run(rules="", **files):
+    def run(rules="", *, columns='columns = { time = "at" }', **files):
         for name, content in files.items():
             (tmp_path / name.replace("_", ".")).write_text(content)
-        (tmp_path / "p.toml").write_text(TOML + rules)
+        (tmp_path / "p.toml").write_text(TOML.replace('columns = { time = "at" }', columns) + rules)
         settings = load_pipeline(tmp_path / "p.toml")
         folder = tmp_path / f"selected-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
@@ -60,7 +60,7 @@ def select(tmp_path):
         frames = {name: pd.read_parquet(folder / f"{name}.parquet") for name in counts}
         return frames, counts, folder, settings
 
-    run.clicks, run.follows = clicks, follows
+    run.clicks, run.follows, run.folder = clicks, follows, tmp_path
     return run
 
 
@@ -92,6 +92,26 @@ class TestSelection:
     def test_a_relation_without_times_refuses_rules_of_its_own_about_them(self, select):
         with pytest.raises(DataError, match="'follows' has no times"):
             select('[selection.relation.follows]\nsince = "2026-06-03"\n')
+
+    def test_a_rule_for_all_is_not_its_own(self, select):
+        rules = '[selection]\nsince = "2026-06-03"\n\n[selection.relation.follows]\nmax_edges = 1\n'
+        frames, _, _, _ = select(rules)
+        assert len(frames["follows"]) == 10
+
+    def test_rules_about_times_that_nothing_has_are_refused(self, select):
+        (select.folder / "clicks.csv").write_text("source,target\nu1,2\n")
+        with pytest.raises(DataError, match=r"no relation has times, which the since and until of \[selection\]"):
+            select('[selection]\nsince = "2026-06-03"\n', columns="")
+
+    @pytest.mark.parametrize(
+        ("at", "times", "kind"),
+        [('"2026-06-03"', "1780272000", "numbers"), ("1780272000", "2026-06-01 10:00:00", "dates")],
+    )
+    def test_dates_and_numbers_are_not_compared(self, select, at, times, kind):
+        # As microseconds, "until" would keep all edges of seconds, and a number of seconds drop all dates: in silence.
+        (select.folder / "clicks.csv").write_text(f"source,target,at\nu1,2,{times}\nu2,3,{times}\n")
+        with pytest.raises(DataError, match=f"until of relation 'clicks' is .*, and its file has {kind} as times"):
+            select(f"[selection]\nuntil = {at}\n")
 
     def test_ids_are_kept_and_dropped_by_files(self, select):
         rules = '[selection.entity.user]\nkeep = "users.txt"\n\n[selection.entity.item]\ndrop = "items.csv"\n'
@@ -244,6 +264,18 @@ class TestSettings:
             ("[publish]\nnames = { item = 'items.csv:id,name' }\n", r"there is no file 'items\.csv:id,name'"),
             ("[drift]\nranker = 'r'\n", r"'impressions' is missing"),
             ("[drift]\nk = '10'\n", r"k is '10', expected a whole number"),
+            ("[drift]\nseed = -1\n", r"seed must be a whole number of at least 0, got -1"),
+            ("[quantize]\n", r"without sub_quantizers, it is 16, expected at most the dim, 4"),
+            ("[quantize]\nsub_quantizers = 3\n", r"is 3, expected a divisor of the dim, 4, or the codec 'additive'"),
+            ("[quantize]\ntables = ['usr']\nsub_quantizers = 2\n", r"no table 'usr'; did you mean 'user'"),
+            ("[quantize]\nsweep = true\nsub_quantizers = 2\n", r"8 bytes or more, too many for the dim, 4"),
+            ("[publish]\naliases = ['v1']\n", r"an alias cannot be called 'v1': that is what the version is called"),
+            ("[publish]\naliases = ['latest']\n", r"an alias cannot be called 'latest'"),
+            ("[publish]\nlabels = { itm = 'items.csv' }\n", r"labels are given of 'itm'; did you mean 'item'"),
+            ("[warm]\ndim = 8\n", r"dim is 8 here and 4 in \[train\]"),
+            ("[tune]\ntrials = 3\n", r"a pipeline tunes nothing"),
+            ("[[gate]]\nedges = 'clicks'\nmin = nan\n", r"min is nan, expected finite numbers"),
+            ("[selection]\nsince = '{date-999999}'\n", r"\{date-999999\} is in no year from 1 to 9999"),
             ("[benchmarks]\n", r"unknown key 'benchmarks'; did you mean 'benchmark'"),
         ],
     )
@@ -251,7 +283,21 @@ class TestSettings:
         with pytest.raises(ConfigError, match=message) as caught:
             self.load(tmp_path, rest)
         line = int(str(caught.value).split("p.toml:")[1].split(":")[0])
-        assert line in (LINES, LINES + 1)
+        assert LINES <= line < LINES + rest.count("\n")
+
+    def test_a_store_is_a_folder_and_latest_no_version(self, tmp_path):
+        (tmp_path / "store").write_text("")
+        with pytest.raises(ConfigError, match=r"p\.toml:2: output is 'store', which is a file"):
+            self.load(tmp_path, "")
+        with pytest.raises(ConfigError, match="a version cannot be called 'latest'"):
+            self.load(tmp_path, "", version="latest")
+
+    def test_codes_of_mixtures_are_of_their_components(self, tmp_path):
+        mixed = 'components = { user = 2 }\n[[network]]\nname = "a"\nrelations = ["clicks", "follows"]\n'
+        quantize = "[quantize]\nsub_quantizers = 2\ntables = ['item-a', 'user-a-components']\n"
+        assert self.load(tmp_path, mixed + quantize).quantize.tables == ("item-a", "user-a-components")
+        with pytest.raises(ConfigError, match="no table 'user-a'; known: item-a, user-a-components"):
+            self.load(tmp_path, mixed + quantize.replace("user-a-components", "user-a"))
 
     def test_a_start_that_does_not_exist(self, tmp_path):
         with pytest.raises(ConfigError, match=r"p\.toml:1: .*start.*'warn'.*did you mean 'warm'"):

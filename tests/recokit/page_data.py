@@ -9,7 +9,7 @@ from recokit import EmbeddingTable, RelationParameters, Report, write_version
 from recokit.report import Result
 
 ATTACK = '</script><img src=x onerror="window.attacked=1"><b>%2F/&amp;'
-ITEMS = [f"i{number:02d}" for number in range(40)] + [ATTACK]
+ITEMS = [*(f"i{number:02d}" for number in range(39)), "I38", ATTACK]
 PROBE = {"task": "topic", "kind": "topic", "auc": "mean over labels"}
 
 

@@ -143,13 +143,34 @@ def test_the_rotation_is_scipys_and_is_judged_on_ids_that_it_has_not_seen(versio
 
 
 def test_unrelated_vectors_of_many_dimensions_are_not_called_a_rotation(tmp_path):
-    first, second = np.random.default_rng(6).normal(size=(2, 24, 12)).astype(np.float32)
+    first, second = np.random.default_rng(6).normal(size=(2, 28, 12)).astype(np.float32)
     for name, vectors in (("a", first), ("b", second)):
         write_version(tmp_path / name, {"user": table(vectors, version=name)})
     report = measure_drift(open_version(tmp_path / "a"), open_version(tmp_path / "b"))
-    # 12 ids fix 12 dimensions perfectly; the other 12 show that it means nothing.
+    # 14 ids fix 12 dimensions nearly perfectly; the other 14 show that it means nothing.
     assert report.value("procrustes residual") > 0.8
     assert "degrees" in report.results[0].protocol
+
+
+@pytest.mark.parametrize(("count", "rotated"), [(12, False), (64, False), (65, True)])
+def test_few_ids_have_no_rotation_and_no_tenths(tmp_path, count, rotated):
+    """Of 12 ids, 6 leave most turns of 32 dimensions open: a version would be far from itself."""
+    made = table(np.random.default_rng(8).normal(size=(count, 32)), version="a")
+    old = write_version(tmp_path / "a", {"user": made}, state={"degrees-user": DEGREES[:count]})
+    report = measure_drift(old, old, k=3)
+    residuals_of = [row.value for row in report.results if row.metric == "procrustes residual"]
+    assert residuals_of == ([pytest.approx(0, abs=1e-6)] if rotated else [])
+    assert {row.group for row in report.results} == {None}
+    said = report.results[0].protocol
+    assert said["degrees"] == f"{count} common ids are too few for tenths, which take 100"
+    why = f"{count} common ids do not determine a rotation of 32 dimensions"
+    assert said.get("no rotation") == (None if rotated else why)
+    assert Bounds(max_relative_l2=0.1).exceeded(report) == []
+    if rotated:
+        assert Bounds(max_residual=0.1).exceeded(report) == []
+    else:
+        with pytest.raises(ConfigError, match=f"nothing that it bounds was measured: {why}"):
+            Bounds(max_residual=0.1).exceeded(report)
 
 
 @pytest.mark.parametrize("comparator", ["dot", "cos", "l2"])

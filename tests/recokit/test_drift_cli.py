@@ -41,13 +41,13 @@ def command(tmp_path, monkeypatch, run_cli):
 
 
 def test_people_see_tables_and_reports_are_written(command):
-    ran = command("drift", "v1", "v2", "--output", "o.json", "--plot", "p.png", "-k", 5)
+    ran = command("drift", "v1", "v2", "--output", "o.json", "--plot", "p.png", "-k", 5, "--all")
     assert (ran.code, ran.err) == (0, "")
     for words in (
         "drift from v1 to v2",
         "ids removed",
         "user by degree",
-        " 1 to 11 │",
+        " 1 to 11 ",
         "overlap@5",
         "1.0000 ± 0.0000",
     ):
@@ -57,6 +57,42 @@ def test_people_see_tables_and_reports_are_written(command):
     assert report.value("overlap@5") == 1.0
     assert report.value("removed share") == 6 / COUNT
     assert Path("p.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_summary_is_a_line_for_each_table_and_relation(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    ran = command("drift", "v1", "v2", "-k", 5)
+    heads = [line.split("┃")[1:-1] for line in ran.out.splitlines() if line.startswith("┃")]
+    assert [[cell.strip() for cell in head] for head in heads] == [
+        ["table", "ids kept", "relative l2", "cosine", "overlap@5", "residual"]
+    ]
+    (line,) = [line.split("│")[1:-1] for line in ran.out.splitlines() if line.startswith("│")]
+    assert [cell.strip() for cell in line[:5]] == ["user", "114", "0.2500", "1.0000", "1.0000 ± 0.0000"]
+    assert ran.out.count("\n") < 10
+
+
+def test_the_summary_has_relations_and_says_what_has_no_rotation(monkeypatch):
+    said = {"old": "a", "new": "b", "entity": "user", "no rotation": "12 common ids do not determine a rotation"}
+    rows = [
+        Result("user", "ids kept", 12.0, protocol=said),
+        Result("user", "relative l2", 0.5, protocol=said),
+        Result("user", "relative l2", 0.7, group="degree 1", protocol=said),
+        Result("user", "has bought overlap@10", 0.25, low=0.2, high=0.3, protocol=said),
+        Result("relations", "relative change", 0.125, group="has bought", protocol={"old": "a", "new": "b"}),
+    ]
+    monkeypatch.setenv("COLUMNS", "100")
+    console = Console(file=io.StringIO())
+    console.print(*_tables(Report(rows, {})))
+    lines = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in console.file.getvalue().splitlines()
+        if line.startswith("│")
+    ]
+    assert lines == [
+        ["user", "12", "0.5000"],
+        ["has bought", "0.2500 ± 0.0500", "0.1250"],
+        ["user", "12 common ids do not determine a rotation"],
+    ]
 
 
 @pytest.mark.parametrize(("width", "count"), [(80, 2), (120, 1)])
@@ -70,7 +106,7 @@ def test_tables_fit_the_terminal(tmp_path, monkeypatch, width, count):
     report = measure_drift(*opened, sample=10)
     monkeypatch.setenv("COLUMNS", str(width))
     console = Console(file=io.StringIO())
-    console.print(*_tables(report))
+    console.print(*_tables(report, everything=True))
     text = console.file.getvalue()
     lines = text.splitlines()
     assert max(map(len, lines)) <= width
@@ -99,7 +135,10 @@ def test_bad_input_is_exit_code_2_and_one_line(command):
         (("v1", "v2", "--table", "usr"), "version 'v1' has no table 'usr'; did you mean 'user'?"),
         (("v1", "nowhere"), "nowhere"),
         (("v1", "v2", "--output", "o.txt"), "a report is saved as .json, .md or .html, not as 'o.txt'"),
-        (("v1", "v2", "--plot", "p.jpgg"), "a figure is saved as .png, .svg, .pdf, not as 'p.jpgg'"),
+        (
+            ("v1", "v2", "--output", "early.json", "--plot", "p.jpgg"),
+            "a figure is saved as .png, .svg, .pdf, not as 'p.jpgg'",
+        ),
         (("v1", "v2", "--ranker", "r"), "--ranker and --impressions go together"),
         (("v1", "v2", "--max-score-shift", 1), "max_score_shift is 1.0, but nothing that it bounds was measured"),
     ):
@@ -107,6 +146,7 @@ def test_bad_input_is_exit_code_2_and_one_line(command):
         assert ran.code == 2
         assert line in ran.err
         assert ran.err.count("\n") == 1
+    assert not Path("early.json").exists()  # before the work, not after it
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -141,6 +181,8 @@ def test_bounds_look_at_every_table_and_at_no_tenth():
         Result("item", "relative l2", float("nan")),
         Result("user", "overlap@10", 0.8),
         Result("user", "follows overlap@10", 0.4),
+        Result("user", "has bought overlap@10", 0.3),
+        Result("dlrm", "score shift top@10 overlap", 0.1),
         Result("user", "procrustes residual", 0.3),
         Result("relations", "relative change", 0.7, group="likes"),
         Result("dlrm", "score shift |score|", 0.6, group="clicked"),
@@ -148,7 +190,10 @@ def test_bounds_look_at_every_table_and_at_no_tenth():
     report = Report(rows, {})
     assert Bounds().exceeded(report) == []
     assert Bounds(max_relative_l2=0.1).exceeded(report) == ["item: relative l2 is nan, at most 0.1 is allowed"]
-    assert Bounds(min_overlap=0.8).exceeded(report) == ["user: follows overlap@10 is 0.4, at least 0.8 is allowed"]
+    assert Bounds(min_overlap=0.8).exceeded(report) == [
+        "user: follows overlap@10 is 0.4, at least 0.8 is allowed",
+        "user: has bought overlap@10 is 0.3, at least 0.8 is allowed",
+    ]
     assert Bounds(max_residual=0.3).exceeded(report) == []
     assert Bounds(max_residual=0.29, max_relation_change=0.5, max_score_shift=0.5).exceeded(report) == [
         "user: procrustes residual is 0.3, at most 0.29 is allowed",

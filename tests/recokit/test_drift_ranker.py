@@ -217,6 +217,21 @@ def test_scores_that_only_rank_have_no_probabilities(versions, impressions):
     assert not {"|p|", "|logit|", "rce old"} & set(rows)
 
 
+def test_a_ranker_of_an_earlier_version_is_fed_the_network_that_it_reads(versions, impressions, tmp_path):
+    old, new = versions
+    first = write_version(
+        tmp_path / "z", {name: table(name, 2 * VECTORS[name], "z") for name in ("user", "user-engage")}
+    )
+    expected = []
+    for name in ("user", "user-engage"):
+        made = probe(FeatureSpec(pretrained=[Pretrained("user", first.table(name))], label="clicked"))
+        report = measure_drift(old, new, tables=["item"], ranker=made, impressions=impressions)
+        row = next(row for row in report.results if row.metric == "score shift |p|")
+        assert row.protocol["tables"] == {"user (vectors) of z": f"{name} of b"}
+        expected.append(row.value)
+    assert expected[0] != expected[1]
+
+
 def test_rankers_that_cannot_be_fed_are_refused(versions, impressions, tmp_path):
     old, new = versions
     made = probe(FeatureSpec(pretrained=[Pretrained("user", old.table("user"))], label="clicked"))

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import math
 import re
 import sys
 from html.parser import HTMLParser
@@ -21,13 +22,16 @@ from recokit import (
     quantize,
     write_version,
 )
+from recokit.drift import measure_drift
 from recokit.errors import ConfigError, DataError, FormatError, MissingDependencyError
 from recokit.page import write_page
 from recokit.page.benchmarks import Change, change_of
 from recokit.page.benchmarks import read_tasks as tasks_of
 from recokit.page.card import Measured, make_card
 from recokit.page.figures import benchmark_charts, compression_charts, drift_charts, training_charts
-from recokit.page.lists import Found, Lists, degrees_of, fair_shares, find_lists
+from recokit.page.formats import interval
+from recokit.page.lists import Found, Lists, fair_shares, find_lists
+from recokit.page.measured import drift_notes
 from recokit.page.payload import explorer_of, pack, plane_of
 from recokit.page.plane import draw_planes
 from recokit.page.reading import read_reports, texts_for
@@ -174,11 +178,9 @@ def test_the_most_connected_are_listed_and_small_tables_in_full(versions):
     assert sum(fair_shares([7, 90, 11, 200], 100)) == 100
 
 
-def test_degrees_of_another_length_are_none(versions, tmp_path):
-    assert degrees_of(versions[1], "item").tolist() == list(range(1, 42))
+def test_without_degrees_the_first_are_listed(tmp_path):
     table = EmbeddingTable.from_arrays([1, 2], vectors(2), entity="user", version="v")
     version = write_version(tmp_path / "v", {"user": table}, state={"degrees-user": np.ones(3, np.int64)})
-    assert degrees_of(version, "user") is None
     assert find_lists(version, entities=9, k=1)[0].rows.tolist() == [0, 1]
 
 
@@ -258,7 +260,7 @@ def test_a_map_is_the_same_for_a_seed_and_keeps_planted_clusters_apart(tmp_path)
     np.testing.assert_array_equal(plane.points, again.points)
     assert plane.groups == tuple(f"kind {place % 3}" for place in plane.places)
     assert "60 of 90" in plane.method
-    assert "seed 3" in plane.method
+    assert "t-SNE with perplexity 19.6667, 500 steps, angle 0.8 (Barnes-Hut), seed 3" in plane.method
     distance = np.linalg.norm(plane.points[:, None] - plane.points[None], axis=2) + 9 * np.eye(60)
     assert all(plane.groups[at] == plane.groups[near] for at, near in enumerate(distance.argmin(axis=1)))
     packed = plane_of(plane)
@@ -292,6 +294,15 @@ def test_types_share_a_map_and_no_sample_draws_none(lists):
     (plane,) = draw_planes(lists, {}, sample=20, seed=0)
     assert plane.groups == ("user",) * 10 + ("item",) * 10
     assert draw_planes(lists, {}, sample=2, seed=0) == ()
+
+
+@pytest.mark.parametrize(("rows", "alike"), [(vectors(9, 1), False), (np.ones((9, 4)), True), (np.zeros((9, 1)), True)])
+def test_one_dimension_and_equal_vectors_have_a_map(tmp_path, rows, alike):
+    table = EmbeddingTable.from_arrays(np.arange(9), rows.astype(np.float32), entity="x", version="v", comparator="cos")
+    lists = find_lists(write_version(tmp_path / "v", {"x": table}), entities=9, k=2)
+    (plane,) = draw_planes(lists, {}, sample=9, seed=0)
+    assert np.isfinite(plane.points).all()
+    assert ("all of their vectors are the same" in plane.method) == alike
 
 
 def test_recommendations_are_the_start_of_the_lists(lists, versions):
@@ -350,6 +361,34 @@ def test_a_fall_beyond_its_noise_is_worse_and_without_noise_nobody_knows():
     assert Change(-0.1, 0.1, "v1").verdict == "same"
     assert (Change(-0.2, None, "v1").verdict, Change(-0.2, None, "v1").text) == ("unknown", "−0.2000")
     assert Change(0.05, 0.036, "v1").text == "+0.0500 ± 0.0360"
+    assert Change(0.0, 0.036, "v1").text == "0 ± 0.0360"
+    assert (Change(0.0, 0.0, "v1").text, Change(0.0, None, "v1").text) == ("no change", "no change")
+    assert Change(0.05, 0.00001, "v1").text == "+0.0500"
+
+
+def test_a_figure_without_a_value_has_no_tile_and_no_change(versions):
+    """Stability has none on the first night, and no change on the second."""
+    of = {"task": "stability"}
+
+    def measured(version, value):
+        rows = [
+            Result(version.name, "stability@10", value, group="user", protocol=of),
+            Result(version.name, "mrr", 0.5),
+        ]
+        return Measured(version, tasks_of(Report(rows, {}), version.name))
+
+    titles = [tile.name for tile in make_card(measured(versions[1], math.nan)).tiles]
+    assert titles == ["entities", "training edges", "mrr"]
+    card = make_card(measured(versions[1], 0.75), measured(versions[0], math.nan))
+    (tile,) = [tile for tile in card.tiles if "stability" in tile.name]
+    assert (tile.value, tile.change, tile.verdict) == ("0.7500", "", "neutral")
+
+
+def test_both_ends_of_an_interval_are_written_alike():
+    assert interval(0.98765, 1.0) == "0.9877 to 1.0000"
+    assert interval(0.0, 0.25) == "0.0000 to 0.2500"
+    assert interval(1200, 1300) == "1,200 to 1,300"
+    assert (interval(0.99999, 1.0), interval(1.0, 1.0), interval(math.nan, 1.0), interval(None, 1.0)) == ("",) * 4
 
 
 def test_seeds_of_one_figure_are_averaged():
@@ -382,8 +421,33 @@ def test_figures_hold_the_figures_of_the_reports(versions):
     assert (residual.kind, residual.series[0].x, residual.series[0].y) == ("dots", (0.1,), ("user",))
 
 
+def test_what_drift_could_not_measure_is_said_on_the_page(tmp_path):
+    """A version beside itself: of 12 ids and 32 dimensions there is no rotation, and there are no tenths."""
+    table = EmbeddingTable.from_arrays(np.arange(12), vectors(12, 32), entity="user", version="v")
+    version = write_version(tmp_path / "v", {"user": table}, state={"degrees-user": np.arange(12)})
+    report = measure_drift(version, version, k=2)
+    assert drift_notes(report) == (
+        ("user", "12 common ids do not determine a rotation of 32 dimensions"),
+        ("user", "12 common ids are too few for tenths, which take 100"),
+    )
+    assert drift_notes(None) == drift_charts(report) == ()
+    report.save(tmp_path / "drift.json")
+    path = write_page(version, tmp_path / "p.html", reports={"drift.json": tmp_path / "drift.json"}, map_sample=0)
+    assert "<dt>user</dt><dd>12 common ids do not determine a rotation of 32 dimensions</dd>" in path.read_text("utf-8")
+
+
 def test_without_reports_there_are_no_figures():
     assert training_charts(None) == compression_charts(None) == drift_charts(None) == benchmark_charts(()) == ()
+
+
+def test_intervals_and_factors_that_are_no_numbers_are_left_out():
+    rows = [Result("pq 4", "neighbor_recall@10", 0.5, math.nan, math.inf), Result("pq 4", "compression", 8.0)]
+    rows += [Result("pq 2", "neighbor_recall@10", math.nan), Result("pq 2", "compression", 16.0)]
+    rows += [Result("opq 2", "neighbor_recall@10", 0.4), Result("opq 2", "compression", math.nan)]
+    (chart,) = compression_charts(Report(rows, {}))
+    assert [(one.x, one.y, one.low, one.high) for one in chart.series] == [((8.0,), (0.5,), (None,), (None,))]
+    (chart,) = benchmark_charts(tasks_of(Report([Result("v", "m", 0.5, math.nan, 0.6)], {}), "v"))
+    assert (chart.series[0].low, chart.series[0].high, chart.series[0].role) == ((None,), (0.6,), "this")
 
 
 def test_what_is_not_a_number_is_not_drawn():
@@ -414,6 +478,28 @@ def test_the_card_compares_with_the_earlier_version(versions):
     assert dict(card.facts)["code"] == "recokit 0.1.0, commit abcdef0123"
 
 
+def test_what_a_report_does_not_hold_is_left_out_and_what_it_may_not_hold_is_refused(tmp_path):
+    def measured(name, **parts):
+        form = "training/1" if "networks" in parts else "lineage/1"
+        report = {f"{form[:-2]}.json": json.dumps({"format": form, **parts})}
+        return measured_of(make_version(tmp_path / name, reports=report))
+
+    nothing = measured("a", config=None, gates=None, steps=None, inputs=None, code=None)
+    assert (make_card(nothing, measured("b")).gates, training_charts({})) == ((), ())
+    assert training_charts(measured("c", networks={"": [{"epoch": None, "loss": 2.0}]}).reports.training)[0].series[
+        0
+    ].x == (1.0,)
+    bad = [{"gates": [3]}, {"steps": [{"seconds": "long"}]}, {"inputs": {"a": {"bytes": None}}}, {"config": []}]
+    bad += [{"networks": []}, {"networks": {"": [3]}}, {"networks": {"": [{"epoch": "first"}]}}]
+    for number, parts in enumerate(bad):
+        with pytest.raises(FormatError, match=f"json: '{next(iter(parts))}' is .* does not hold"):
+            measured(f"bad{number}", **parts)
+
+
+def measured_of(version):
+    return Measured(version, (), read_reports(version))
+
+
 def test_settings_are_compared_like_with_like(tmp_path):
     def lineage(epochs, weight):
         config = {"train": {"epochs": epochs}, "relation": [{"name": "clicks", "weight": weight}]}
@@ -425,9 +511,34 @@ def test_settings_are_compared_like_with_like(tmp_path):
     both = [make_card(Measured(new, (), read_reports(new)), Measured(v, (), read_reports(v))) for v in (old, bare)]
     grids = [next(grid for grid in card.grids if "differs" in grid.caption) for card in both]
     assert grids[0].caption == "Configuration: what differs from old"
-    assert [[cell.text for cell in row] for row in grids[0].rows] == [["relation.clicks.weight", "1.0", "2.0"]]
+    assert [[cell.text for cell in row] for row in grids[0].rows] == [["relation[clicks].weight", "1.0", "2.0"]]
     assert grids[1].caption == "Settings of the training: what differs from bare"
     assert [[cell.text for cell in row] for row in grids[1].rows] == [["epochs", "4", "3"]]
+    same = make_card(Measured(new, (), read_reports(new)), Measured(new, (), read_reports(new)))
+    assert not [grid.caption for grid in same.grids if "differs" in grid.caption]
+    assert dict(same.facts)["settings"] == "as those of new"
+
+
+def test_what_a_later_lineage_says_is_shown_as_text(tmp_path):
+    lineage = {
+        "format": "lineage/1",
+        "gates": [
+            {"name": "links, max_drop noise", "status": "passed", "message": "fine", "share": 0.25, "memory": True}
+        ],
+        "not_moved": ["latest", "production"],
+        "codebook": {"movie-pq": {"previous": "night-1", "new": None}},
+        "nothing": [],
+        "long": "x" * 400,
+    }
+    version = make_version(tmp_path / "v", reports={"lineage.json": json.dumps(lineage)})
+    card = make_card(Measured(version, (), read_reports(version)))
+    assert card.gates[0].reason == "fine; share: 0.2500; memory: yes"
+    assert dict(card.facts) | {"code": ""} == {
+        "code": "",
+        "not moved": "latest, production",
+        "codebook": "movie-pq previous night-1, new None",
+        "long": "x" * 300 + "…",
+    }
 
 
 def test_an_entity_of_two_networks_counts_once(tmp_path):
@@ -459,6 +570,9 @@ def test_names_come_from_a_mapping_or_two_columns_of_a_file(versions, tmp_path):
     assert texts_for({"user": f"{tmp_path}/u.csv:key,who"}, "user", users, "names") == {0: "zero", 3: "three"}
     assert texts_for({"user": {np.int64(3): "x"}}, "user", users, "names") == {3: "x"}
     assert texts_for({"item": {"i00": "x"}}, "user", users, "names") == {}
+    blank = {0: None, 3: float("nan"), 6: "  ", 9: "nine"}
+    assert texts_for({"user": blank}, "user", users, "names") == {9: "nine"}
+    assert texts_for({"user": f"{tmp_path}/u.csv:key, who"}, "user", users, "names") == {0: "zero", 3: "three"}
     (tmp_path / "y.csv").write_text("id,year\n0,1995\n3,\n")
     assert texts_for({"user": f"{tmp_path}/y.csv"}, "user", users, "labels") == {0: "1995"}
     with pytest.raises(DataError, match=r"none of the 1 ids .*\[4\], its own \[0, 3, 6\]"):

@@ -137,6 +137,9 @@ def test_the_explorer_finds_walks_and_keeps_hostile_ids_inert(chromium, report):
     page.search(ATTACK)
     page.wait("document.getElementById('entity').dataset.id.startsWith('<')")
     assert page.shown == ("item", ATTACK)
+    for id_ in ("i38", "I38"):  # to the letter, where case alone tells ids apart
+        page.search(id_)
+        page.wait(f"document.getElementById('entity').dataset.id === '{id_}'")
     page.search("nobody")
     assert (
         "No entity of this page is called “nobody”. It lists the 71 most connected of 71" in page.find("#status").text
@@ -145,6 +148,7 @@ def test_the_explorer_finds_walks_and_keeps_hostile_ids_inert(chromium, report):
     page.wait("document.documentElement.dataset.map === 'drawn'")
     page.wait("document.querySelectorAll('.plot[data-drawn] .main-svg').length > 0")
     assert page.js("[window.attacked, document.images.length]") == [None, 0]
+    assert page.js("page.brief('2026-06-01' + 'x'.repeat(300) + '<b>')") == "2026-06-01xxxxxxx…xxxxx&lt;b&gt;"
     assert page.console() == []
 
 
@@ -252,6 +256,33 @@ class TestTour:
         assert "lists the 30 most connected of 30" in page.find("#status").text
         assert page.console() == []
 
+    def test_an_address_ends_at_the_explorer_whatever_grows_above_it(self, chromium, report):
+        page = chromium.open(report[0], "#explore/item/i07")
+        for plot in range(page.js("document.querySelectorAll('.plot[data-section]').length")):
+            page.js("document.querySelectorAll('.plot[data-section]')[arguments[0]].style.minHeight = '400px'", plot)
+        page.wait("Math.abs(document.getElementById('explore').getBoundingClientRect().top) < 60")
+        page.wait("document.querySelector('nav a[aria-current]')?.hash === '#explore'")
+        page.keys("\ue008")  # somebody moves on
+        page.js("scrollTo(0, 0)")
+        page.js("document.querySelector('.plot[data-section]').style.minHeight = '700px'")
+        time.sleep(0.2)
+        assert page.js("scrollY") == 0
+
+    def test_a_logarithmic_axis_has_labels_however_narrow(self, chromium, report):
+        page = chromium.open(report[0])
+        assert page.js("page.ticks(0.0557, 0.0669)") == [0.056, 0.058, 0.06, 0.062, 0.064, 0.066]
+        assert page.js("page.ticks(0.31, 0.33)") == [0.31, 0.32, 0.33]
+        assert page.js("page.ticks(1, 1000)") == [1, 10, 100, 1000]
+        assert page.js("page.ticks(3, 40)") == [5, 10, 20]
+        assert page.js("page.ticks(0.05, 0.05)") == [0.05]
+        assert all(
+            3 <= len(page.js("page.ticks(arguments[0], arguments[1])", low, low * wide)) <= 8
+            for low in (3e-5, 0.07, 1, 42.5)
+            for wide in (1.01, 1.2, 1.9, 3, 8, 30, 900, 1e5)
+        )
+        page.js("document.getElementById('drift').scrollIntoView()")
+        page.wait("document.querySelectorAll('#drift .ytick').length >= 3")
+
     def test_tables_sort_by_value_and_by_text(self, chromium, report):
         page = chromium.open(report[0])
         column = (
@@ -265,6 +296,18 @@ class TestTour:
         page.js("document.querySelectorAll('#overview thead button')[0].click()")
         assert page.js(column, 0) == ["item", "user"]
         assert page.js("document.querySelector('#overview th').getAttribute('aria-sort')") == "ascending"
+
+    def test_missing_numbers_sort_as_the_least(self, chromium, report):
+        page = chromium.open(report[0])
+        sorted_by_random = (
+            "(() => { const table = document.querySelector('#benchmarks table');"
+            " const at = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent === 'random');"
+            " table.tHead.rows[0].cells[at].firstElementChild.click();"
+            " return [...table.tBodies[0].rows].map((row) => row.cells[at].textContent); })()"
+        )
+        first, second = page.js(sorted_by_random), page.js(sorted_by_random)
+        assert [cell.split()[0] for cell in first] == ["0.5000", "–"]
+        assert second == first[::-1]
 
     def test_the_map_answers_to_hover_legend_and_click(self, chromium, report):
         page = chromium.open(report[0])
@@ -284,7 +327,7 @@ class TestTour:
         page.wait("document.querySelector('#plane .hovertext')")
         hovered = page.js("document.querySelector('#plane .hovertext').textContent")
         legend = page.js("[...document.querySelectorAll('#plane .legendtext')].map((each) => each.textContent)")
-        assert f"{ATTACK} (20)" in legend
+        assert f"{ATTACK[:17]}…{ATTACK[-8:]} (19)" in legend
         mouse = webdriver.ActionChains(page.driver)
         mouse.w3c_actions.pointer_action.click()
         mouse.perform()

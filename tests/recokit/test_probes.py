@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from recokit.errors import ConfigError, DataError
 from recokit.evaluate import evaluate_candidates
-from recokit.floors import Popularity
+from recokit.floors import EASE, ItemKNN, Popularity
 from recokit.index.scoring import unit
 from recokit.metrics import paired_bootstrap
 from recokit.probes import (
@@ -463,6 +463,26 @@ def test_links_are_those_of_a_plain_loop_and_stand_beside_popularity(version, pa
     )
     assert said["missing_ids"] == "such as 'nobody', 1000"
     assert rows["degree", "recall@10"].protocol["vectors"].startswith("popularity: how often the excluded pairs")
+
+
+def test_links_stand_beside_floors_that_learn_from_the_excluded_pairs(version, pairs):
+    known, held_out = pairs
+    task = LinkPrediction("clicks", "likes", held_out, exclude=known, k=10, floors=True)
+    report = run_probes(version, [task], baselines=("random",), bootstrap=50)
+    asked = held_out["query"].drop_duplicates()
+    for name, floor in (("EASE", EASE), ("ItemKNN", ItemKNN)):
+        lists = floor.fit(known).recommend(asked, 10, exclude=known)
+        expected = evaluate_candidates(lists, held_out, k=10, bootstrap=0).value("recall@10")
+        assert report.value("recall@10", name=name) == pytest.approx(expected)
+        difference = report.value("recall@10", name="v1") - expected
+        assert report.value("recall@10", name=f"v1 - {name}") == pytest.approx(difference)
+    assert {row.name for row in report.results} == {
+        "v1", "random", "EASE", "ItemKNN", "v1 - random", "v1 - EASE", "v1 - ItemKNN"
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="floors need exclude"):
+        LinkPrediction("clicks", "likes", held_out, floors=True)
+    with pytest.raises(ConfigError, match="called 'EASE' like a baseline"):
+        run_probes(version, [task], name="EASE")
 
 
 def test_links_of_codes_of_mixtures_and_of_targets_that_move(tmp_path, pairs):

@@ -1,6 +1,7 @@
 """Tasks from TOML, the card of a version, and ``recokit probe`` end to end."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import EntryPoint
 
@@ -201,10 +202,33 @@ def test_the_card_says_what_it_is_what_was_measured_and_what_was_not(version):
 
 
 def test_a_card_of_several_seeds_has_means_and_deviations(version):
-    again = [Result(r.name, r.metric, r.value + 0.02, seed=1, low=r.low, high=r.high) for r in rows()]
+    again = [replace(row, value=row.value + 0.02, seed=1) for row in rows()]
     card = version_card(version, Report(rows() + again, {}))
     assert f"| topic roc_auc | 0.760 ± {0.02 / np.sqrt(2):.3f} | 0.510 | 0.750 * |" in card
     assert "the mean over 2 seeds ± their standard deviation" in card
+
+
+def test_limits_say_of_which_version_they_are_and_rows_of_which_task(version):
+    def links(name, task, value, coverage):
+        said = {"task": task, "kind": "link", "coverage": coverage}
+        return Result(name, "recall@10", value, seed=0, group="clicks", protocol=said)
+
+    given = [
+        links("2026-06-02", "links", 0.5, "9 of 9"),
+        links("2026-06-01", "links", 0.4, "7 of 9"),
+        links("2026-06-02", "new links", 0.25, "3 of 3"),
+        links("2026-06-01", "new links", 0.125, "3 of 3"),
+    ]
+    lines = version_card(version, Report(given, {})).split("\n")
+    assert [line for line in lines if "recall@10" in line] == [
+        "| links recall@10 · clicks | 0.500 | 0.400 |",
+        "| new links recall@10 · clicks | 0.250 | 0.125 |",
+    ]
+    assert [line for line in lines if "Coverage" in line] == [
+        "- links (links found), 2026-06-02. Coverage: 9 of 9.",
+        "- links (links found), 2026-06-01. Coverage: 7 of 9.",
+        "- new links (links found), 2026-06-02, 2026-06-01. Coverage: 3 of 3.",
+    ]
 
 
 def test_a_card_without_anything_says_so(tmp_path):

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from recokit.errors import ConfigError, DataError, FormatError
-from recokit.report import Report, Result, gather_provenance
+from recokit.report import Report, Result, _commit, gather_provenance
 
 FIELDS = ["name", "metric", "value", "low", "high", "n", "seed", "group", "protocol"]
 
@@ -206,17 +206,33 @@ def test_provenance_says_versions_machine_data_and_commit(tmp_path, monkeypatch)
     assert found["data"] == {"train": "sha256:12"}
 
     monkeypatch.chdir(tmp_path)
+    assert gather_provenance()["commit"] == found["commit"]  # recokit's, wherever the process works
+
+
+def test_the_commit_is_that_of_the_checkout_that_tracks_the_code(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert gather_provenance()["commit"] is None
-    git = ["git", "-c", "user.name=n", "-c", "user.email=e@example.org"]
+    package = tmp_path / "recokit"
+    package.mkdir()
+    (code := package / "report.py").write_text("one")
+    commit = _commit.__wrapped__
+    assert commit(code) is None  # no checkout
+    git = ["git", "-C", tmp_path, "-c", "user.name=n", "-c", "user.email=e@example.org"]
     try:
         subprocess.run([*git, "init", "-q"], check=True)
     except OSError:
         pytest.skip("git is not installed")
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
+    assert commit(code) is None  # somebody's repository, with the package in an environment of its own
+    subprocess.run([*git, "add", code], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "two"], check=True)
+    subprocess.run([*git, "tag", "-a", "v1", "-m", "a release"], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert gather_provenance()["commit"] == head
-    assert len(head) == 40
+    assert (commit(code), len(head)) == (head, 40)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # as hooks of another repository set it
+    (tmp_path / "notes.txt").write_text("untracked")
+    assert commit(code) == head
+    code.write_text("another")
+    assert commit(code) == f"{head}-dirty"
 
 
 def test_neither_reports_nor_metrics_import_torch_or_scikit_learn():

@@ -629,7 +629,10 @@ def test_a_full_queue_and_a_late_answer_say_when_to_ask_again(version, monkeypat
         assert sorted(set(others)) == [(503, "busy", "1", "v1"), (503, "timeout", "1", "v1")]
         assert others.count((503, "busy", "1", "v1")) == 5
         free.set()
-        assert client.post("/v1/vectors", json=body).status_code == 200
+        for _ in range(30):  # what nobody waits for any more has to leave the queue first
+            if (got := client.post("/v1/vectors", json=body)).status_code == 200:
+                break
+        assert got.status_code == 200
 
 
 def test_a_failure_is_logged_and_not_shown(version, monkeypatch, caplog):

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from recokit import EmbeddingStore, EmbeddingTable
-from recokit.errors import ConfigError, DataError
+from recokit.errors import ConfigError, DataError, VersionError
 from recokit.serve import ServeSettings
 from recokit.serve.batching import Batcher, QueueFullError
-from recokit.serve.follow import Follower, source_of
+from recokit.serve.follow import Follower, refuse_unknown, source_of
 from recokit.serve.serving import Serving
 
 SETTINGS = ServeSettings()
@@ -125,6 +125,20 @@ def test_an_alias_is_followed_wherever_it_goes(tmp_path):
     pinned = following(tmp_path, ServeSettings(version="v1"))
     publish(tmp_path, 3)
     assert (pinned.check(), pinned.check(), pinned.current.name) == (True, False, "v1")
+
+
+def test_a_name_that_a_store_here_does_not_know_is_a_slip(tmp_path):
+    nowhere = source_of(tmp_path, ServeSettings(alias="prodction"))
+    refuse_unknown(nowhere)  # a store without versions may get them
+    publish(tmp_path, 1)
+    EmbeddingStore(tmp_path).set_alias("production", "v1")
+    with pytest.raises(VersionError, match=r"has no version 'prodction'; did you mean 'production'\?"):
+        refuse_unknown(nowhere)
+    for known in (tmp_path, f"{tmp_path}@production", f"{tmp_path}@v1", f"{tmp_path}@latest", tmp_path / "v1"):
+        refuse_unknown(source_of(known, SETTINGS))
+    remote = EmbeddingStore("memory://slips/store")
+    remote.publish("v1", {"item": EmbeddingStore(tmp_path).open("v1").table("item")})
+    refuse_unknown(source_of("memory://slips/store@production", SETTINGS))  # followed until it is there
 
 
 def test_a_version_is_a_source_of_its_own_and_latest_is_no_alias(tmp_path):

@@ -198,6 +198,13 @@ def test_a_port_that_is_taken_is_said_in_one_line(run, tmp_path):
     assert (ran.code, ran.err.startswith(f"recokit: cannot listen at '127.0.0.1', port {port}")) == (2, True)
 
 
+def test_an_alias_that_is_not_there_is_refused_at_the_start(run, tmp_path):
+    publish(tmp_path, 1)
+    EmbeddingStore(tmp_path).set_alias("production", "v1")
+    ran = run(tmp_path, "--alias", "prodution")
+    assert (ran.code, "did you mean 'production'?" in " ".join(ran.err.split()), ran.out) == (2, True, "")
+
+
 def test_a_signal_before_the_server_has_begun_ends_it():
     asked, before = [], signal.getsignal(signal.SIGTERM)
 

@@ -96,6 +96,30 @@ class TestNames:
         (tmp_path / "copy").symlink_to("v1")
         assert EmbeddingStore(tmp_path).versions() == ["v1"]
 
+    def test_a_folder_of_another_name_stands_for_its_version_only_where_that_is_there(self, tmp_path):
+        store = EmbeddingStore(tmp_path)
+        publish(store, "v1")
+        (tmp_path / "copy").symlink_to("v1")
+        assert store.open("copy").path == tmp_path / "v1"
+        (tmp_path / "copy").unlink()
+        (tmp_path / "v1").rename(tmp_path / "copy")
+        with pytest.raises(VersionError, match=r"copy holds a version called 'v1': the folder has to be called so"):
+            store.open("copy")
+
+    def test_a_folder_whose_name_looks_like_a_pattern_is_none(self, tmp_path):
+        store = EmbeddingStore(f"memory://{uuid.uuid4().hex}/a[b]*", cache=tmp_path)
+        publish(store, "v1", "v2")
+        assert store.versions() == ["v1", "v2"]
+
+    @pytest.mark.parametrize("tables", [[3], [{"name": "user"}], [{"path": "user", "name": 3}]])
+    def test_a_manifest_without_proper_tables_is_passed_over(self, tmp_path, tables):
+        store = EmbeddingStore(tmp_path)
+        publish(store, "v1", "v2")
+        path = tmp_path / "v2/version.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "tables": tables}))
+        with pytest.warns(UserWarning, match="v2 is passed over: .*'tables' holds"):
+            assert [row["version"] for row in store.summaries()] == ["v1"]
+
     def test_a_file_url_is_a_folder(self, tmp_path):
         publish(EmbeddingStore(f"file://{tmp_path}/a%20b"), "v1")
         store = EmbeddingStore(tmp_path / "a b")
@@ -129,10 +153,21 @@ class TestSource:
             FormatError, match=r"is a store, not a version: say which one, .*store@latest or .*store@v1"
         ):
             open_source(tmp_path / "store")
-        with pytest.raises(FormatError, match="there is no such folder"):
+        with pytest.raises(FormatError, match=r"no such folder; STORE@NAME is opened by recokit\.store\.open_source"):
+            open_version(f"{tmp_path}/store@latest")
+        with pytest.raises(FormatError, match=r"there is no such folder$"):
             open_source(tmp_path / "nothing")
         with pytest.raises(VersionError, match="has no version 'v2'; known: v1"):
             open_source(f"{tmp_path}/store@v2")
+        url = f"memory://{uuid.uuid4().hex}/store"
+        publish(EmbeddingStore(url, cache=tmp_path), "v1")
+        with pytest.raises(FormatError, match=f"{url} is a store, not a version: say which one, {url}@latest or"):
+            open_source(url, cache=tmp_path)
+        for url in ("s3://bucket", "memory://place/"):
+            with pytest.raises(FormatError, match=f"names no version: {url.rstrip('/')}@latest"):
+                open_source(url)
+        with pytest.raises(ConfigError, match=r"file://tmp/store@latest names the host 'tmp': .* is file:///path"):
+            open_source("file://tmp/store@latest")
 
 
 class TestPublishedFolders:
@@ -148,6 +183,33 @@ class TestPublishedFolders:
         assert open_version(made.path, verify=True).name == "v1"
         assert store.publish_folder(made.path).name == "v1"  # it is there, byte for byte
         assert store.versions() == ["v1"]
+
+    def test_what_was_retired_is_not_published_by_doing_it_again(self, store, tmp_path):
+        made = write_version(tmp_path / "work/v1", {"user": table("v1")})
+        store.publish_folder(made.path)
+        store.retire("v1", force=True)
+        with pytest.raises(VersionError, match=r"version 'v1' of .* was retired on .* brings it back"):
+            store.publish_folder(made.path)
+
+    def test_bytes_that_have_changed_are_not_published_though_their_number_has_not(self, store, tmp_path):
+        made = write_version(tmp_path / "work/v1", {"user": table("v1")})
+        path = made.path / "user/vectors.npy"
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(ChecksumError, match=r"work/v1/user/vectors.npy has the sha256"):
+            store.publish_folder(made.path)
+        assert store.versions() == []
+
+    def test_of_a_symbolic_link_what_it_leads_to_is_published(self, store, tmp_path):
+        made = write_version(tmp_path / "work/v1", {"user": table("v1")})
+        path = made.path / "user/vectors.npy"
+        path.rename(tmp_path / "blob")
+        path.symlink_to("../../../blob")
+        published = store.publish_folder(made.path)
+        (tmp_path / "blob").unlink()
+        assert store.open("v1").table("user").vectors.tolist() == [[0, 1], [2, 3]]
+        assert not (published.path / "user/vectors.npy").is_symlink() or published.path == made.path
 
     def test_another_one_of_its_name_is_refused(self, store, tmp_path):
         publish(store, "v1")
@@ -221,6 +283,67 @@ class TestAliases:
         with pytest.raises(VersionError, match="is at v1, expected v2"):
             store.remove_alias("production", expected="v2")
         assert store.aliases() == {"production": "v1"}
+
+    def test_back_goes_further_back_each_time(self, store):
+        publish(store, "v24", "v25", "v26", "v27")
+        for name in ("v24", "v25", "v26", "v27"):
+            store.set_alias("production", name)
+        move = store.roll_back("production", "a bad night")
+        assert (move.version, move.back, move.reason) == ("v26", 3, "a bad night")
+        assert store.roll_back("production").version == "v25"
+        store.set_alias("production", "v27", reason="mended")
+        assert store.roll_back("production").version == "v25"  # from where it went on
+        assert store.roll_back("production").version == "v24"
+        with pytest.raises(VersionError, match="is at v24, and was at no other version before"):
+            store.roll_back("production")
+        history = [(move.version, move.back, move.reason) for move in store.alias_history("production")]
+        assert history[3:] == [
+            ("v27", None, None),
+            ("v26", 3, "a bad night"),
+            ("v25", 2, None),
+            ("v27", None, "mended"),
+            ("v25", 2, None),
+            ("v24", 1, None),
+        ]
+        with pytest.raises(VersionError, match=r"has no alias 'prodution'; did you mean 'production'\?"):
+            store.roll_back("prodution")
+
+    def test_back_passes_over_what_is_retired(self, store):
+        publish(store, "v1", "v2", "v3")
+        for name in ("v1", "v2", "v3"):
+            store.set_alias("production", name)
+        store.retire("v2")
+        assert store.roll_back("production").version == "v1"
+        store.set_alias("production", "v3")
+        store.retire("v1")
+        with pytest.raises(VersionError, match="is at v3, and was at v1 before, which are retired or removed"):
+            store.roll_back("production")
+        store.remove_alias("production", reason="moved house")
+        assert store.alias_history("production")[-1].reason == "moved house"
+        with pytest.raises(VersionError, match="has no alias 'production'"):
+            store.roll_back("production")
+
+    def test_a_version_that_was_removed_is_told_as_such(self, store):
+        publish(store, "v1", "v2")
+        store.set_alias("production", "v1")
+        store.set_alias("production", "v2")
+        store.retire("v1")
+        store.collect(grace=timedelta(0))
+        with pytest.raises(VersionError, match=r"'v1' of .* has been removed: alias 'production' came to it on 20"):
+            store.open("v1")
+        with pytest.raises(VersionError, match="has no version 'v0'; known: production, v2"):
+            store.open("v0")
+
+    def test_moves_without_back_and_reason_are_moves_on(self, tmp_path):
+        store = EmbeddingStore(tmp_path)
+        publish(store, "v1", "v2")
+        folder = tmp_path / ".aliases/production"
+        folder.mkdir(parents=True)
+        for number in (1, 2):
+            entry = {"format": "alias-move/1", "version": f"v{number}", "moved": "2026-06-01T00:00:00Z", "by": "me"}
+            (folder / f"00000{number}.json").write_text(json.dumps(entry))
+        assert [(move.back, move.reason) for move in store.alias_history("production")] == [(None, None)] * 2
+        assert (store.roll_back("production").version, store.aliases()) == ("v1", {"production": "v1"})
 
     def test_moves_past_the_millionth_are_in_order(self, tmp_path):
         store = EmbeddingStore(tmp_path)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from store_helpers import JUNE, KINDS, empty_store, publish, table
 
+from recokit.errors import FormatError
 from recokit.store import EmbeddingStore
 from recokit.table import EmbeddingTable
 
@@ -141,6 +142,41 @@ class TestComparison:
         words = EmbeddingTable.from_arrays(["0", "1"], np.zeros((2, 2), np.float32), entity="user", version="v2")
         store.publish("v2", {"user": words}, parent="v1")
         assert store.diff("v1", "v2", ids=True)["ids"] == {"user": {"common": 0, "added": 2, "removed": 2}}
+
+
+def reported(store, **reports):
+    """Publish v1 and v2 with the same reports and compare them."""
+    publish(store, "v1", "v2", reports={f"{name}.json": text for name, text in reports.items()})
+    return store.diff("v1", "v2")
+
+
+def test_settings_begin_with_nothing_and_equal_names_are_told_apart(tmp_path):
+    store = EmbeddingStore(tmp_path)
+    publish(store, "v0")
+    for name, value in (("v1", 1), ("v2", 2)):
+        config = {"task": [{"name": "x", "k": value}, {"name": "x", "k": 9}]}
+        publish(store, name, reports={"lineage.json": json.dumps({"config": config})})
+    assert list(store.diff("v0", "v1")["config"]) == ["task[0].name", "task[0].k", "task[1].name", "task[1].k"]
+    assert store.diff("v1", "v2")["config"] == {"task[0].k": {"old": 1, "new": 2}}
+
+
+@pytest.mark.parametrize("row", ['"value": NaN, "low": "a", "high": 1', '"value": "a"', '"value": null, "group": []'])
+def test_what_is_no_number_is_not_compared_and_reads_as_json(tmp_path, row):
+    text = f'{{"results": [3, {{"name": "x", "metric": "m", {row}}}]}}'
+    found = reported(EmbeddingStore(tmp_path), benchmarks=text)
+    (metric,) = json.loads(json.dumps(found["metrics"], allow_nan=False))
+    assert [metric[key] for key in ("name", "metric", "old", "difference", "beyond")] == ["x", "m", None, None, None]
+
+
+def test_a_lineage_of_another_shape_is_refused_or_passed_over(tmp_path):
+    odd = json.dumps({"config": None, "inputs": {"a": 3}, "metrics": [3], "code": "x"})
+    assert reported(EmbeddingStore(tmp_path / "a"), lineage=odd)["inputs"] == {
+        "added": [],
+        "removed": [],
+        "changed": [],
+    }
+    with pytest.raises(FormatError, match=r"lineage.json holds list, expected an object"):
+        reported(EmbeddingStore(tmp_path / "b"), lineage="[]")
 
 
 def test_versions_that_came_from_each_other_in_a_circle_end(tmp_path):

@@ -232,6 +232,16 @@ class TestCopies:
         assert [path.name[:2] for path in trim_cache(tmp_path, size + 8)] == ["v1"]
         assert trim_cache(tmp_path / "none", 0) == []
 
+    def test_a_cache_that_is_read_only_serves_what_it_has(self, tmp_path, monkeypatch):
+        store = EmbeddingStore(f"memory://{uuid.uuid4().hex}/store", cache=tmp_path)
+        publish(store, "v1")
+
+        def refuse(*_):
+            raise PermissionError("read only")
+
+        monkeypatch.setattr(os, "utime", refuse)
+        assert store.open("v1").table("user").count == 2
+
     def test_where_it_is(self, tmp_path, monkeypatch):
         monkeypatch.setenv("RECOKIT_CACHE", str(tmp_path))
         assert store_module.default_cache() == tmp_path / "versions"

@@ -261,6 +261,34 @@ class TestCollection:
         assert store.collect(grace=NOW).leftovers == (".partial-v2-00",)
         assert sorted(path.name for path in tmp_path.iterdir()) == [".partial-v3-00", "notes", "v1"]
 
+    def test_remains_of_long_names_and_links_go_and_what_links_lead_to_stays(self, tmp_path):
+        store, elsewhere = EmbeddingStore(tmp_path / "store"), EmbeddingStore(tmp_path / "elsewhere")
+        publish(elsewhere, "v1")
+        publish(store, "v2")
+        (tmp_path / "store/v1").symlink_to(tmp_path / "elsewhere/v1")
+        partial = tmp_path / "store" / f".partial-{'n' * 200}-{uuid.uuid4().hex}"
+        partial.mkdir()
+        os.utime(partial, (0, 0))
+        store.retire("v1", force=True)
+        assert store.collect(grace=NOW).leftovers == (partial.name,)
+        assert sorted(path.name for path in store.root.iterdir()) == [".collecting", ".retired", "v2"]
+        assert elsewhere.open("v1", verify=True).name == "v1"
+
+    def test_what_was_retired_once_more_meanwhile_stays(self, store, monkeypatch):
+        publish(store, "v1", "v2")
+        store.retire("v1")
+        create = collection.write_record
+
+        def slowly(*arguments):
+            store.restore("v1")
+            store.retire("v1")
+            create(*arguments)
+
+        monkeypatch.setattr(collection, "write_record", slowly)
+        assert store.collect(grace=NOW).removed == ()
+        monkeypatch.undo()
+        assert (store.retired(), store.show("v1")["version"]) == (["v1"], "v1")
+
     def test_what_nobody_claimed_may_be_anybodys(self, tmp_path):
         store = EmbeddingStore(f"memory://{uuid.uuid4().hex}", cache=tmp_path)
         publish(store, "v1")
@@ -304,6 +332,19 @@ class TestProtection:
         with pytest.raises(VersionError, match="dlrm names it"):
             store.retire("v1")
         store.retire("v2")
+
+    def test_rankers_of_one_path_on_two_hosts_are_two(self, store, tmp_path, monkeypatch):
+        publish(store, "v1", "v2")
+        folder = ranker(tmp_path / "dlrm", "v1")
+        here = store.protect(folder).node
+        monkeypatch.setattr(marks.platform, "node", lambda: "elsewhere")
+        store.protect(folder)
+        assert sorted(each.node for each in store.protections()) == sorted([here, "elsewhere"])
+        monkeypatch.undo()
+        store.unprotect(folder)
+        assert [each.node for each in store.protections()] == ["elsewhere"]
+        store.unprotect(folder)  # that host may be gone
+        assert store.protections() == []
 
     def test_what_cannot_be_kept_is_said_at_once(self, store, tmp_path):
         publish(store, "v1", "v2")

@@ -17,6 +17,18 @@
     ...more,
   });
 
+  // Labels of a logarithmic axis: powers of ten, those with 2 and 5, or even steps, whichever is three to eight of them.
+  page.ticks = (low, high) => {
+    const decades = Array.from({ length: Math.ceil(Math.log10(high)) - Math.floor(Math.log10(low)) + 1 }, (_, at) => Math.floor(Math.log10(low)) + at);
+    const inside = (values) => values.filter((value) => value >= low / 1.001 && value <= high * 1.001);
+    const at = (digits, every = 1) => inside(decades.filter((decade) => decade % every === 0).flatMap((decade) => digits.map((digit) => Number(`${digit}e${decade}`))));
+    if (!(high > low * 1.0001)) return [low];
+    const step = 10 ** Math.floor(Math.log10((high - low) / 3));
+    const even = [10, 5, 2, 1].map((factor) => factor * step).map((width) => inside(Array.from({ length: 40 }, (_, number) => Number(((Math.ceil(low / width) + number) * width).toPrecision(8)))));
+    const choices = [at([1]), at([1, 2, 5]), at([1], 2), at([1], 3), ...even];
+    return choices.find((values) => values.length >= 3 && values.length <= 8) ?? [low, high];
+  };
+
   const whiskers = (series, values, axisName, colour) => {
     if (!series.low.some((end) => end !== null)) return {};
     const error = {
@@ -38,15 +50,13 @@
         hovertemplate: "%{y:.4~g}<br>%{x:,.4~g}<extra>%{fullData.name}</extra>", ...whiskers(series, series.y, "y", colour),
       };
     });
-    const kind = (log, values) => {
-      if (!log) return { nticks: 6 };
-      const narrow = Math.max(...values) < 8 * Math.min(...values);
-      return { type: "log", tickformat: "~g", dtick: narrow ? "D1" : "D2" };
-    };
-    const all = (key) => chart.series.flatMap((series) => series[key]);
+    const kind = (log, values) => (log && values.length
+      ? { type: "log", tickmode: "array", tickformat: "~g", tickvals: page.ticks(Math.min(...values), Math.max(...values)) }
+      : { nticks: 6 });
+    const all = (...keys) => chart.series.flatMap((series) => keys.flatMap((key) => series[key])).filter((end) => end > 0);
     return [traces, page.layout({
       height: 250, showlegend: false,
-      xaxis: axis(chart.x_title, kind(chart.log_x, all("x"))), yaxis: axis(chart.y_title, kind(chart.log_y, all("y"))),
+      xaxis: axis(chart.x_title, kind(chart.log_x, all("x"))), yaxis: axis(chart.y_title, kind(chart.log_y, all("y", "low", "high"))),
     })];
   }
 
@@ -60,9 +70,11 @@
         hovertemplate: "%{y}: %{x:.4~g}<extra></extra>", ...whiskers(series, series.x, "x", colour),
       };
     });
+    const names = [...new Set(chart.series.flatMap((series) => series.y))];
+    const ticks = { tickmode: "array", tickvals: names.map(page.plain), ticktext: names.map((name) => page.brief(name)) };
     return [traces, page.layout({
-      height: 60 + 30 * new Set(chart.series.flatMap((series) => series.y)).size, showlegend: false,
-      xaxis: axis("", { nticks: 5, tickangle: 0 }), yaxis: axis("", { type: "category", autorange: "reversed", tickfont: { color: page.colour("ink") }, gridcolor: "rgba(0,0,0,0)" }),
+      height: 60 + 30 * names.length, showlegend: false,
+      xaxis: axis("", { nticks: names.some((name) => String(name).length > 14) ? 3 : 5, tickangle: 0 }), yaxis: axis("", { type: "category", autorange: "reversed", ...ticks, tickfont: { color: page.colour("ink") }, gridcolor: "rgba(0,0,0,0)" }),
     })];
   }
 
@@ -82,7 +94,8 @@
     const off = hidden.get(plot) ?? hidden.set(plot, new Set()).get(plot);
     const buttons = traces.map((trace, at) => {
       const swatch = page.make("i", { "aria-hidden": "true" });
-      swatch.style.background = trace.marker.line?.color ?? trace.marker.color;
+      swatch.style.background = trace.marker.color;
+      swatch.style.border = `2px solid ${trace.marker.line?.color ?? trace.marker.color}`; // hollow where the point is
       const button = page.make("button", { type: "button", "aria-pressed": String(!off.has(trace.name)) }, swatch, charts[plot.dataset.section][plot.dataset.number].series[at].name);
       button.addEventListener("click", () => {
         if (!off.delete(trace.name)) off.add(trace.name);

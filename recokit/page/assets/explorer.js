@@ -10,6 +10,7 @@
 
   const hashOf = (table, id) => `#explore/${encodeURIComponent(table)}/${encodeURIComponent(id)}`;
   const nameOf = (table, at) => table.names?.[at] ?? null;
+  const labelOf = (table, at) => nameOf(table, at) ?? (table.ids[at].trim() ? table.ids[at] : JSON.stringify(table.ids[at]));
   const count = (number) => number.toLocaleString("en");
 
   function decoded(list) {
@@ -40,25 +41,26 @@
     return at === undefined ? null : { number, at };
   }
 
-  // 0 the id, 1 the name, 2 the id begins so, 3 the name does, 4 a word of the name does, 5 somewhere; -1 nowhere.
+  // Without case: 1 the id, 2 the name, 3 the id begins so, 4 the name does, 5 a word of the name does, 6 somewhere; else -1.
   function fit(id, name, wanted) {
-    if (id === wanted) return 0;
-    if (name === wanted) return 1;
-    if (id.startsWith(wanted)) return 2;
-    if (name.startsWith(wanted)) return 3;
-    if (name.includes(` ${wanted}`)) return 4;
-    return id.includes(wanted) || name.includes(wanted) ? 5 : -1;
+    if (id === wanted) return 1;
+    if (name === wanted) return 2;
+    if (id.startsWith(wanted)) return 3;
+    if (name.startsWith(wanted)) return 4;
+    if (name.includes(` ${wanted}`)) return 5;
+    return id.includes(wanted) || name.includes(wanted) ? 6 : -1;
   }
 
   function matches(text) {
     const wanted = text.trim().toLowerCase();
     if (!wanted) return [];
-    const best = Array.from({ length: 6 }, () => []);
+    const best = Array.from({ length: 7 }, () => []); // 0: to the letter, where a and A are two ids
     tables.forEach((table, number) => {
       if (type.value !== "" && Number(type.value) !== number) return;
       table.lowered ??= table.ids.map((id, at) => [id.toLowerCase(), (nameOf(table, at) ?? "").toLowerCase()]);
       for (let at = 0; at < table.listed; at += 1) {
-        const rank = fit(...table.lowered[at], wanted);
+        const exact = table.ids[at] === text || table.ids[at] === text.trim();
+        const rank = exact ? 0 : fit(...table.lowered[at], wanted);
         if (rank >= 0 && best[rank].length < SHOWN) best[rank].push({ number, at, rank });
       }
     });
@@ -77,7 +79,7 @@
     suggestions.replaceChildren(...found.map(({ number, at }, place_) => {
       const [table, name] = [tables[number], nameOf(tables[number], at)];
       const option = page.make("li", { role: "option", id: `option-${place_}`, "aria-selected": "false" },
-        page.make("span", {}, name ?? table.ids[at]), page.make("small", {}, name ? table.ids[at] : ""), page.make("small", {}, table.name));
+        page.make("span", {}, labelOf(tables[number], at)), page.make("small", {}, name ? table.ids[at] : ""), page.make("small", {}, table.name));
       option.addEventListener("mousedown", (event) => { event.preventDefault(); walk(number, at); });
       return option;
     }));
@@ -122,7 +124,7 @@
 
   function submit() {
     const found = matches(query.value);
-    const chosen = active >= 0 ? found[active] : found.find((each) => each.rank < 2);
+    const chosen = active >= 0 ? found[active] : found.find((each) => each.rank <= 2);
     if (chosen) walk(chosen.number, chosen.at);
     else if (found.length) say(`No entity is called “${query.value.trim()}” exactly; choose one of the list.`, true);
     else if (query.value.trim()) refuse(query.value.trim());
@@ -137,7 +139,7 @@
   function line(list, { row, score }) {
     const table = tables[list.table];
     const [id, name] = [table.ids[row], nameOf(table, row)];
-    const label = name ?? id;
+    const label = labelOf(table, row);
     const what = row < table.listed
       ? page.make("a", { href: hashOf(table.name, id) }, label)
       : page.make("span", { class: "muted", title: "no lists of its own in this page" }, label);
@@ -150,7 +152,7 @@
     const [id, name] = [table.ids[at], nameOf(table, at)];
     const facts = [table.name, name ? `id ${id}` : null, table.labels?.[at] ?? null,
       table.degrees ? `${count(table.degrees[at])} training edges` : null].filter(Boolean);
-    const heading = page.make("h3", { tabindex: "-1" }, name ?? id);
+    const heading = page.make("h3", { tabindex: "-1" }, labelOf(table, at));
     const cards = table.lists.map((list, order) => {
       const [what, whither] = titleOf(list, table);
       const details = page.make("details", { class: "list" },
@@ -161,18 +163,30 @@
       details.firstChild.addEventListener("click", () => closed.set(key, !details.open));
       return details;
     });
-    place.replaceChildren(heading, page.make("p", {}, facts.join(" · ")), page.make("div", { class: "lists" }, ...cards));
+    place.replaceChildren(heading, page.make("p", {}, ...facts.flatMap((fact, order) => [order ? " · " : "", page.make("span", {}, fact)])), page.make("div", { class: "lists" }, ...cards));
     place.dataset.table = table.name;
     place.dataset.id = id;
     say("");
     if (focus) {
       heading.focus({ preventScroll: true });
       if (heading.getBoundingClientRect().top < 60 || heading.getBoundingClientRect().top > innerHeight - 80) {
-        page.byId("search").scrollIntoView();
+        stay(page.byId("search"));
       }
     }
     dispatchEvent(new CustomEvent("entity", { detail: { number, at } }));
   }
+
+  // Figures above grow when they are drawn: go there again until they stand, or until somebody moves on.
+  let leave = () => {};
+  function stay(element) {
+    leave();
+    element.scrollIntoView();
+    const grown = new ResizeObserver(() => element.scrollIntoView());
+    for (let before = page.byId("explore").previousElementSibling; before; before = before.previousElementSibling) grown.observe(before);
+    leave = () => grown.disconnect();
+    setTimeout(() => grown.disconnect(), 5000);
+  }
+  for (const kind of ["wheel", "touchstart", "pointerdown", "keydown"]) addEventListener(kind, () => leave(), { passive: true });
 
   function follow(focus) {
     const parts = location.hash.slice(1).split("/");
@@ -182,7 +196,7 @@
     const found = find(table, id);
     if (found && found.at < tables[found.number].listed) show(found.number, found.at, focus);
     else refuse(id);
-    if (!focus) page.byId("explore").scrollIntoView();
+    if (!focus) stay(page.byId("explore"));
     return true;
   }
 

@@ -1,4 +1,5 @@
-// Tables sort by a click on a column's head: numbers by their value, other cells by their text.
+// Tables sort by a click on a column's head: numbers by their value, missing ones as the least, other cells by their text.
+const numberOf = (key) => (Number.isFinite(Number.parseFloat(key)) ? Number.parseFloat(key) : -Infinity);
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
@@ -6,7 +7,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const number = head.classList.contains("number");
       const now = head.getAttribute("aria-sort");
       const up = now ? now === "descending" : !number;
-      const key = (row) => (number ? Number(row.cells[column].dataset.key ?? -Infinity) : row.cells[column].textContent);
+      const key = (row) => (number ? numberOf(row.cells[column].dataset.key) : row.cells[column].textContent);
       const collator = new Intl.Collator("en", { numeric: true });
       const rows = [...table.tBodies[0].rows].sort((a, b) => {
         const [x, y] = up ? [key(a), key(b)] : [key(b), key(a)];

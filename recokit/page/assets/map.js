@@ -26,13 +26,13 @@
       const mine = map.group.flatMap((group, point) => (groups.includes(group) ? [point] : []));
       const name = at >= 0 ? map.groups[groups[0]] : groups.length === 1 && map.groups[groups[0]] === "" ? "no label" : "others";
       return {
-        type: "scatter", mode: "markers", name: `${page.plain(name)} (${mine.length})`,
+        type: "scatter", mode: "markers", name: `${page.brief(name)} (${mine.length})`,
         x: mine.map((point) => xy[2 * point]), y: mine.map((point) => xy[2 * point + 1]),
         customdata: mine.map((point) => [map.tables[point], map.places[point]]),
         text: mine.map((point) => {
           const [table, row] = [tables[map.tables[point]], map.places[point]];
           const [called, label] = [table.names?.[row], table.labels?.[row]];
-          return [called ? `<b>${page.plain(called)}</b>` : null, `${page.plain(table.name)} ${page.plain(table.ids[row])}`, label ? page.plain(label) : null].filter(Boolean).join("<br>");
+          return [called ? `<b>${page.brief(called, 60)}</b>` : null, `${page.plain(table.name)} ${page.brief(table.ids[row], 60)}`, label ? page.brief(label, 60) : null].filter(Boolean).join("<br>");
         }),
         hovertemplate: "%{text}<extra></extra>",
         marker: {

@@ -40,6 +40,13 @@ const page = {
   // plotly reads a little HTML in its texts; ids and names are no HTML.
   plain: (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;"),
 
+  // Beside a figure there is no room for more: the start and the end, by which names mostly differ.
+  brief(text, most = 26) {
+    const letters = [...String(text)];
+    const end = Math.floor(most / 3);
+    return page.plain(letters.length <= most ? text : `${letters.slice(0, most - end - 1).join("")}…${letters.slice(-end).join("")}`);
+  },
+
   series() {
     return page.dark()
       ? ["#5cb8e4", "#ff8a98", "#7fcf8a", "#f2a65a", "#b7a0f0", "#5fd0cf", "#ee8ec5", "#d6c552", "#9db2ee", "#d99a74"]
