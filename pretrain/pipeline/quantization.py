@@ -82,7 +82,7 @@ def quantize_version(
         if table.count < _LEAST_ROWS and not settings.tables:
             facts[f"{name}-pq"] = {"left out": f"{table.count} rows, too few for a codebook"}
             continue
-        made, said = _coded(table, settings, version, parent)
+        made, said = _coded(name, table, settings, version, parent)
         codes[f"{name}-pq"] = made
         facts[f"{name}-pq"] = {"bytes_per_row": made.sub_quantizers, "compression": round(made.compression, 3), **said}
         if settings.sweep:
@@ -99,7 +99,7 @@ def quantize_version(
 
 
 def _coded(
-    table: EmbeddingTable, settings: Quantization, version: Version, parent: Version | None
+    name: str, table: EmbeddingTable, settings: Quantization, version: Version, parent: Version | None
 ) -> tuple[PQTable, dict[str, Any]]:
     """Encode a table, by the codebook that is asked for; and say which it is, where there was a choice."""
     from recokit.pq import quantize
@@ -109,7 +109,6 @@ def _coded(
         return own, {}
     if parent is None or version.parent != parent.name:  # vectors of two trainings have nothing to do with each other
         return own, {"codebook": "new: the version does not start from a previous one"}
-    name = next(name for name, entry in version.tables.items() if entry.path == table.path)
     entry = parent.tables.get(f"{name}-pq")
     if entry is None or entry.kind != "codes":
         return own, {"codebook": f"new: version {parent.name} has no {name}-pq"}
