@@ -411,6 +411,7 @@ def test_tasks_are_measured_one_by_one(example, shop):
     assert mean["buy", "one vector, buys alone", "catalog_coverage@50"] <= 1.0
 
 
+@pytest.mark.slow
 def test_a_split_that_is_drawn_by_seeds_has_floors_of_every_seed(example, listens, monkeypatch):
     monkeypatch.setattr(example, "SHAPES", {name: example.SHAPES[name] for name in (example.ONE, "2 x 32 users")})
     rows = example.measure("lastfm", example.lastfm.load(listens), seeds=2, part="validation").to_frame()

@@ -648,6 +648,7 @@ def test_epochs_agree_with_torchs_step_and_optimizer(operator, one_relation):
         torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_inside_an_epoch_plans_the_rest():
     whole, broken = train_epochs(Trained(), Pieces(), epochs=1), Trained()
     batches = epoch(0)
@@ -659,6 +660,7 @@ def test_a_run_that_goes_on_inside_an_epoch_plans_the_rest():
     assert all(map(torch.equal, broken.tensors(), whole))
 
 
+@pytest.mark.slow
 def test_a_longer_plan_is_captured_anew():
     trained, pieces = Trained(), Pieces()
     replays = Replays(trained.train, 4, pieces, DEVICE)

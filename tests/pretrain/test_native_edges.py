@@ -222,6 +222,7 @@ print(state.sum().item())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_where_the_system_gives_no_more_threads_fewer_do_the_work():
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=False)
@@ -261,6 +262,7 @@ print(len(left))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
 def test_a_fork_in_the_middle_of_another_threads_call_leaves_no_lock_taken():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], capture_output=True, text=True, check=False)

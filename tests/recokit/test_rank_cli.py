@@ -218,6 +218,7 @@ def test_another_version_is_taken_only_where_drift_is_allowed(command, saved, tm
     assert (ran.code, "version 'v1'" in ran.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_an_exported_ranker_says_the_same(command, saved, tmp_path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
