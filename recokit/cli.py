@@ -299,11 +299,8 @@ def _generator(
 ) -> "CandidateGenerator":
     """Search exactly, in vectors or components."""
     from recokit.candidates import CandidateGenerator
-    from recokit.index import ExactIndex
 
-    index = ExactIndex.build(items.components if items.kind == "mixture" else items)
-    mixed = items if items.kind == "mixture" else None
-    return CandidateGenerator(index, queries, relation, allocation=allocation, items=mixed)  # type: ignore[arg-type]
+    return CandidateGenerator.exact(queries, items, relation, allocation=allocation)  # type: ignore[arg-type]
 
 
 def _typed_ids(ids: list[str], id_type: str) -> list[Any]:

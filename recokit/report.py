@@ -67,6 +67,13 @@ class Result:
     group: str | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def half_width(self) -> float | None:
+        """Half of what its interval spans, or None where it has none that is finite."""
+        if self.low is None or self.high is None or not math.isfinite(self.high - self.low):
+            return None
+        return (self.high - self.low) / 2
+
 
 def gather_provenance(data: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Where a report comes from: versions, commit of recokit's own checkout, machine, and the ``data`` hashes given.

@@ -16,7 +16,7 @@ import glob
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from pretrain.pipeline.inputs import check_columns
 from pretrain.pipeline.parent import seen_edges
@@ -42,11 +42,11 @@ def check_benchmarks(settings: PipelineSettings) -> None:
         ConfigError: A key or value is wrong, with its line; or the version has the name of a baseline.
     """
     if settings.benchmarks:
-        from recokit.probes import Baseline, read_tasks
-        from recokit.probes.link import FLOORS
+        from recokit.probes import read_tasks
+        from recokit.probes.subjects import REFERENCES
 
-        if settings.version in (known := (*get_args(Baseline), *FLOORS)):
-            raise ConfigError(f"the version is called {settings.version!r}, as a baseline is: {', '.join(known)}")
+        if settings.version in REFERENCES:
+            raise ConfigError(f"the version is called {settings.version!r}, as a baseline is: {', '.join(REFERENCES)}")
         relations = [relation.name for relation in settings.training.relations]
         named = {str(row.get("relation")) for row in settings.benchmarks}
         file, _ = with_parts(settings, {name: Path(name) for name in relations or named})

@@ -296,10 +296,9 @@ def _said_drop(gate: Gate) -> str:
 
 
 def _half_width(result: Result) -> float | None:
-    if result.low is None or result.high is None or not math.isfinite(result.high - result.low):
-        return None
-    if result.high > result.low:
-        return (result.high - result.low) / 2
+    half = result.half_width
+    if half is None or half > 0:
+        return half
     # All n questions gave the same, so that resamples cannot differ; of others, 3 in n may (the rule of three).
     return 3 / result.n if result.n else None
 

@@ -28,7 +28,7 @@ from recokit.candidates.allocation import Allocation, Lists, allocate, check_all
 from recokit.candidates.items import Aggregate, ItemRows, Missing, check_aggregate, check_missing
 from recokit.candidates.search import SharedSearch, num_found
 from recokit.errors import ConfigError, DataError, VersionError, closest
-from recokit.index import Index, Pairs, search_filtered
+from recokit.index import ExactIndex, Index, Pairs, search_filtered
 from recokit.index.scoring import Rows, Scores, check_k
 from recokit.table import EmbeddingTable, Ids, Mixture, RelationParameters
 from recokit.table.ids import id_array
@@ -66,6 +66,20 @@ class CandidateGenerator:
         VersionError: The tables are of different versions, or the index is over another table than the components of
             ``items``.
     """
+
+    @classmethod
+    def exact(
+        cls,
+        queries: EmbeddingTable | Mixture,
+        items: EmbeddingTable | Mixture,
+        relation: RelationParameters | None = None,
+        *,
+        allocation: Allocation = "round_robin",
+    ) -> "CandidateGenerator":
+        """Search all of a table, or all components of a mixture; errors are those of the class."""
+        if isinstance(items, Mixture):
+            return cls(ExactIndex.build(items.components), queries, relation, allocation=allocation, items=items)
+        return cls(ExactIndex.build(items), queries, relation, allocation=allocation)
 
     def __init__(
         self,

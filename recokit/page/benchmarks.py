@@ -14,9 +14,10 @@ from typing import Any
 
 from recokit.page.formats import number, signed
 from recokit.page.grids import Cell, Grid, cell
+from recokit.probes.subjects import REFERENCES
 from recokit.report import Report, Result
 
-_BASELINES = ("random", "degree", "shuffled", "popularity", "ItemKNN", "EASE")
+_BASELINES = (*REFERENCES, "popularity")
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _change_of(task: Task, parent: str | None, earlier: Sequence[Task]) -> Chang
         if name is None:
             continue
         if (paired := task.main(f"{task.this} - {name}")) is not None:
-            return Change(paired.value, _half(paired), f"{name}, paired on the same data")
+            return Change(paired.value, paired.half_width, f"{name}, paired on the same data")
         if (theirs := task.main(name)) is not None:
             return _difference(mine, theirs, f"{name}, on the same data")
     same = [other for other in earlier if (other.name, other.metric) == (task.name, task.metric)]
@@ -157,15 +158,9 @@ def _mean(rows: Sequence[Result]) -> Result | None:
 
 
 def _difference(new: Result, old: Result, against: str) -> Change:
-    halves = _half(new), _half(old)
+    halves = new.half_width, old.half_width
     noise = math.hypot(*halves) if None not in halves else None  # type: ignore[arg-type]
     return Change(new.value - old.value, noise, against)
-
-
-def _half(result: Result) -> float | None:
-    if result.low is None or result.high is None or not math.isfinite(result.high - result.low):
-        return None
-    return (result.high - result.low) / 2
 
 
 def _this(rows: Sequence[Result], version: str) -> str:

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recokit.candidates import CandidateGenerator
-from recokit.index import ExactIndex
 from recokit.table import EmbeddingTable, Mixture, RelationParameters, Version, degrees_of
 from recokit.table.relations import Side
 
@@ -142,7 +141,7 @@ def _chosen(degrees: Rows | None, count: int) -> Rows:
 
 def _searches(version: Version, tables: dict[str, Searched]) -> Iterator[_Search]:
     for name, table in tables.items():
-        yield _Search("alike", None, name, name, lambda table=table: _generator(table, table))  # type: ignore[misc]
+        yield _Search("alike", None, name, name, lambda table=table: CandidateGenerator.exact(table, table))  # type: ignore[misc]
     backward = {relation.reciprocal for relation in version.relations.values()}
     told: set[str] = set()
     for relation in version.relations.values():
@@ -170,28 +169,20 @@ def _of_relation(version: Version, relation: RelationParameters, tables: dict[st
 def _targets(relation: RelationParameters, source: Searched, target: Searched) -> Making | None:
     """Return what finds a source's targets; None for mixtures whose relation moves the targets."""
     if isinstance(source, EmbeddingTable) and isinstance(target, EmbeddingTable):
-        return lambda: _generator(*_moved(relation, source, target))
-    return (lambda: _generator(source, target, relation)) if relation.side == "source" else None
+        return lambda: CandidateGenerator.exact(*_moved(relation, source, target))
+    return (lambda: CandidateGenerator.exact(source, target, relation)) if relation.side == "source" else None
 
 
 def _sources(relation: RelationParameters, source: Searched, target: Searched) -> Making | None:
     """Return what finds a target's sources among all of them as the operator moves them; None for mixtures."""
     if isinstance(source, EmbeddingTable) and isinstance(target, EmbeddingTable):
-        return lambda: _generator(*_moved(relation, source, target)[::-1])
+        return lambda: CandidateGenerator.exact(*_moved(relation, source, target)[::-1])
     return None
 
 
 def _end(version: Version, relation: str, side: Side, tables: dict[str, Searched]) -> str | None:
     name = version.table_of(relation, side, kinds=("vectors", "mixture"))
     return name if name in tables else None
-
-
-def _generator(
-    queries: Searched, candidates: Searched, relation: RelationParameters | None = None
-) -> CandidateGenerator:
-    if isinstance(candidates, Mixture):
-        return CandidateGenerator(ExactIndex.build(candidates.components), queries, relation, items=candidates)
-    return CandidateGenerator(ExactIndex.build(candidates), queries, relation)
 
 
 def _moved(
@@ -201,14 +192,7 @@ def _moved(
     if relation.operator == "identity":
         return source, target
     table = source if relation.side == "source" else target
-    moved = EmbeddingTable.from_arrays(
-        table.ids,
-        relation.apply(table.vectors).astype(np.float32, copy=False),
-        entity=table.entity,
-        version=table.version,
-        comparator=table.comparator,
-        bias=table.bias,
-    )
+    moved = table.with_vectors(relation.apply(table.vectors).astype(np.float32, copy=False))
     return (moved, target) if relation.side == "source" else (source, moved)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from recokit.probes.subjects import BASELINES
+from recokit.probes.subjects import REFERENCES
 from recokit.report import Report, Result, markdown_table
 from recokit.table import FeatureTable, Mixture, Version
 
@@ -65,8 +65,8 @@ def benchmark_rows(report: Report) -> list[tuple[str, ...]]:
     above 0.
     """
     subjects = [name for name in dict.fromkeys(row.name for row in report.results) if " - " not in name]
-    mine = [name for name in subjects if name not in BASELINES]
-    shown = [*mine, *(name for name in BASELINES if name in subjects)]
+    mine = [name for name in subjects if name not in REFERENCES]
+    shown = [*mine, *(name for name in REFERENCES if name in subjects)]
     cells: dict[tuple[str, str, str | None], dict[str, list[Result]]] = {}
     for row in report.results:
         key = (str(row.protocol.get("task", "")), row.metric, row.group)
@@ -154,7 +154,7 @@ def _cell(found: Mapping[str, Sequence[Result]], name: str, mine: Sequence[str])
     if not rows:
         return ""
     value = sum(row.value for row in rows) / len(rows)
-    if name in BASELINES:
+    if name in REFERENCES:
         return f"{value:.3f}" + ("" if all(_beaten(found.get(f"{each} - {name}", [])) for each in mine) else " *")
     if math.isnan(value):
         return "not measured"
@@ -176,7 +176,7 @@ def _beaten(differences: Sequence[Result]) -> bool:
 def _limits(report: Report) -> str:
     """Return what a reader of the numbers has to know, task by task; of several versions, of which one."""
     found: dict[str, dict[str, list[str]]] = {}  # by task and what is said, of whom
-    rows = [row for row in report.results if row.name not in BASELINES and " - " not in row.name]
+    rows = [row for row in report.results if row.name not in REFERENCES and " - " not in row.name]
     for row in rows:
         said = " ".join(f"{_LIMITS[key]}: {row.protocol[key]}." for key in _LIMITS if key in row.protocol)
         kind = _KINDS.get(str(row.protocol.get("kind")), str(row.protocol.get("kind", "own task")))

@@ -1,6 +1,6 @@
 """Held-out pairs found through a relation, beside what is popular: recall at k by exact search."""
 
-__all__ = ["FLOORS", "LinkPrediction"]
+__all__ = ["LinkPrediction"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,20 +15,19 @@ from recokit.errors import ConfigError, DataError, closest
 from recokit.floors import EASE, ItemKNN, Popularity
 from recokit.frame.columns import with_ids
 from recokit.frame.reading import Source, read_frame
-from recokit.index import ExactIndex
 from recokit.metrics import Rankings, recall_at_k
 from recokit.metrics.arrays import Floats, at_least_one
 from recokit.overlap import find_overlaps
 from recokit.probes.degrees import degrees_of
 from recokit.probes.labels import known_entities, said_ids
-from recokit.probes.subjects import random_vectors
+from recokit.probes.subjects import FLOOR_NAMES, random_vectors
 from recokit.probes.task import Bench, Measure, Outcome, Rivals, Subject
 from recokit.table import EmbeddingTable, FeatureTable, Mixture, PQTable, RelationParameters, Version
 
 if TYPE_CHECKING:
     from recokit.table.relations import Side
 
-FLOORS: Mapping[str, type[ItemKNN] | type[EASE]] = {"ItemKNN": ItemKNN, "EASE": EASE}
+_FLOORS: Mapping[str, type[ItemKNN] | type[EASE]] = dict(zip(FLOOR_NAMES, (ItemKNN, EASE), strict=True))
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class LinkPrediction:
         if trained := _trained_on(queries, items, relevant, self.relation):
             said["trained_on"] = trained
         trial = _Trial(self, bench, relation, source, target, relevant, asked, seen, said)
-        return Rivals(trial.measure, {name: trial.floor(name) for name in FLOORS}) if self.floors else trial.measure
+        return Rivals(trial.measure, {name: trial.floor(name) for name in _FLOORS}) if self.floors else trial.measure
 
     def _table(self, bench: Bench, side: "Side") -> str:
         given = self.source if side == "source" else self.target
@@ -151,7 +150,7 @@ class _Trial:
 
         def measure() -> Outcome:
             seen = self.seen if self.seen is not None else self.relevant[:0]
-            lists = FLOORS[name].fit(seen).recommend(self.asked, self.task.cuts[-1], exclude=seen)
+            lists = _FLOORS[name].fit(seen).recommend(self.asked, self.task.cuts[-1], exclude=seen)
             return self._counted(lists, f"{name} of the {len(seen)} excluded pairs")
 
         return measure
@@ -179,9 +178,7 @@ class _Trial:
         relation = None if subject.kind == "random" else self.relation
         if relation is not None and relation.side == "target":
             items, relation = _moved(items, relation), None
-        mixed = items if isinstance(items, Mixture) else None
-        index = ExactIndex.build(items.components if isinstance(items, Mixture) else items)
-        generate = CandidateGenerator(index, queries, relation, items=mixed)
+        generate = CandidateGenerator.exact(queries, items, relation)
         lists = generate(self.asked, k=self.task.cuts[-1], exclude=self.seen, unknown="skip")
         return lists, ", ".join(_said(subject, name) for name in dict.fromkeys((self.source, self.target)))
 
@@ -236,14 +233,7 @@ def _moved(items: EmbeddingTable | Mixture, relation: RelationParameters) -> Emb
     """Return targets as an operator moves them that belongs to the relation's other end."""
     if isinstance(items, Mixture):
         raise ConfigError(f"relation {relation.name!r} moves its targets, which are mixtures: they cannot be searched")
-    return EmbeddingTable.from_arrays(
-        items.ids,
-        relation.apply(items.vectors),
-        entity=items.entity,
-        version=items.version,
-        comparator=items.comparator,
-        bias=items.bias,
-    )
+    return items.with_vectors(relation.apply(items.vectors))
 
 
 def _said(subject: Subject, name: str) -> str:

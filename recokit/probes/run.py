@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from recokit.errors import ConfigError, closest
 from recokit.probes.degrees import UnknownDegrees
-from recokit.probes.link import FLOORS
-from recokit.probes.subjects import BASELINES, Baseline
+from recokit.probes.subjects import BASELINES, FLOOR_NAMES, Baseline
 from recokit.probes.task import Bench, Outcome, Rivals, Skipped, Subject, Task
 from recokit.report import Report, Result, gather_provenance
 from recokit.table import FeatureTable, Version
@@ -50,7 +49,7 @@ def run_probes(
     bench = Bench(version, previous, seed, bootstrap)
     called = name or _name_of(version)
     subjects = [Subject(called, "version", bench), *(Subject(each, each, bench) for each in baselines)]
-    if called in (*baselines, *FLOORS):
+    if called in (*baselines, *FLOOR_NAMES):
         raise ConfigError(f"the version is called {called!r} like a baseline: give it another name")
     results: list[Result] = []
     for number, task in enumerate(tasks):

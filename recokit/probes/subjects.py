@@ -8,7 +8,16 @@
 Shapes: N rows of a table, B rows asked for, C components, D dimension.
 """
 
-__all__ = ["BASELINES", "Baseline", "permutation", "plain_vectors", "random_vectors", "said_of_table"]
+__all__ = [
+    "BASELINES",
+    "FLOOR_NAMES",
+    "REFERENCES",
+    "Baseline",
+    "permutation",
+    "plain_vectors",
+    "random_vectors",
+    "said_of_table",
+]
 
 import hashlib
 from typing import Any, Literal, get_args
@@ -20,6 +29,8 @@ from recokit.table import FeatureTable, Mixture, PQTable
 
 Baseline = Literal["random", "degree", "shuffled"]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+FLOOR_NAMES = ("ItemKNN", "EASE")
+REFERENCES = (*BASELINES, *FLOOR_NAMES)  # rows of a report that are of no version
 
 _BLOCK = 1 << 12  # rows of random numbers that have a seed of their own
 _GATHERED = 1 << 16  # rows of a mixture pooled at a time

@@ -10,7 +10,6 @@ move that it goes back to, so that the one after it goes further back, and not f
 
 __all__ = ["AliasMove", "alias_history", "alias_names", "current_move", "earlier_moves", "move_alias", "take_back"]
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,11 +18,10 @@ from typing import Any
 
 from recokit.errors import FormatError, VersionError
 from recokit.store.places import Place
-from recokit.store.records import author, now, read_record, record_of, time_of, write_record
+from recokit.store.records import author, now, numbered, numbers_in, read_record, record_of, time_of, write_record
 
 FORMAT = "alias-move/1"
 _FOLDER = ".aliases"
-_ENTRY = re.compile(r"(\d{6,})\.json")
 _TRIES = 1000  # movers ahead in the line
 
 
@@ -136,11 +134,11 @@ def _create(place: Place, alias: str, number: int, fields: dict[str, Any]) -> bo
 
 
 def _numbers(place: Place, alias: str) -> list[int]:
-    return sorted(int(m[1]) for name in place.names(f"{_FOLDER}/{alias}") if (m := _ENTRY.fullmatch(name)))
+    return numbers_in(place, f"{_FOLDER}/{alias}")
 
 
 def _path(alias: str, number: int) -> str:
-    return f"{_FOLDER}/{alias}/{number:06d}.json"
+    return numbered(f"{_FOLDER}/{alias}", number)
 
 
 def _read(place: Place, alias: str, number: int) -> AliasMove:

@@ -8,18 +8,27 @@ dead process's place creates the next number.
 
 __all__ = ["Claim", "claimed_versions", "current_claim", "release", "take_claim"]
 
-import re
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from recokit.errors import VersionError
 from recokit.store.places import Place
-from recokit.store.records import Process, author, now, process_of, read_record, this_process, time_of, write_record
+from recokit.store.records import (
+    Process,
+    author,
+    now,
+    numbered,
+    numbers_in,
+    process_of,
+    read_record,
+    this_process,
+    time_of,
+    write_record,
+)
 
 FORMAT = "claim/1"
 _FOLDER = ".publishing"
-_ENTRY = re.compile(r"(\d{6,})\.json")
 
 
 @dataclass(frozen=True)
@@ -107,8 +116,8 @@ def _claim(version: str, number: int, record: dict[str, Any], where: str) -> Cla
 
 
 def _numbers(place: Place, version: str) -> list[int]:
-    return sorted(int(m[1]) for name in place.names(f"{_FOLDER}/{version}") if (m := _ENTRY.fullmatch(name)))
+    return numbers_in(place, f"{_FOLDER}/{version}")
 
 
 def _path(version: str, number: int) -> str:
-    return f"{_FOLDER}/{version}/{number:06d}.json"
+    return numbered(f"{_FOLDER}/{version}", number)

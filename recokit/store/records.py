@@ -4,6 +4,8 @@ __all__ = [
     "Process",
     "author",
     "now",
+    "numbered",
+    "numbers_in",
     "process_of",
     "read_record",
     "record_of",
@@ -16,6 +18,7 @@ import getpass
 import json
 import os
 import platform
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +29,8 @@ from typing import Any
 
 from recokit.errors import FormatError
 from recokit.store.places import Place
+
+_NUMBERED = re.compile(r"(\d{6,})\.json")
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,16 @@ def write_record(place: Place, path: str, format_name: str, fields: Mapping[str,
     """Create a record, which no other writer's equals; a FileExistsError where there is one."""
     content = {"format": format_name, **fields, "token": uuid.uuid4().hex}
     place.create(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def numbers_in(place: Place, folder: str) -> list[int]:
+    """Return the numbers of a folder's numbered records, ascending."""
+    return sorted(int(m[1]) for name in place.names(folder) if (m := _NUMBERED.fullmatch(name)))
+
+
+def numbered(folder: str, number: int) -> str:
+    """Return the path of a numbered record."""
+    return f"{folder}/{number:06d}.json"
 
 
 def read_record(place: Place, path: str, format_name: str) -> dict[str, Any] | None:

@@ -117,6 +117,12 @@ class EmbeddingTable(WithIds):
         make = partial(EmbeddingTable.from_arrays, **{name: getattr(self, name) for name in names})
         return make, (self.ids, self.vectors)
 
+    def with_vectors(self, vectors: NDArray[Any]) -> "EmbeddingTable":
+        """Return a table of the same ids with other vectors (N, D), such as moved ones, and without meta."""
+        return EmbeddingTable.from_arrays(
+            self.ids, vectors, entity=self.entity, version=self.version, comparator=self.comparator, bias=self.bias
+        )
+
     @classmethod
     def from_arrays(
         cls,

@@ -27,6 +27,7 @@ from recokit.probes import (
     TopicPrediction,
     run_probes,
 )
+from recokit.probes.card import benchmark_rows, version_card
 from recokit.probes.jaccard import RankCorrelation, cosines, jaccard, sample_pairs
 from recokit.probes.regression import FoldAreas, fold_scores, stratified_folds
 from recokit.probes.stability import shared_share
@@ -479,6 +480,11 @@ def test_links_stand_beside_floors_that_learn_from_the_excluded_pairs(version, p
     assert {row.name for row in report.results} == {
         "v1", "random", "EASE", "ItemKNN", "v1 - random", "v1 - EASE", "v1 - ItemKNN"
     }  # fmt: skip
+    head, first, *_ = benchmark_rows(report)
+    assert head == ("metric", "v1", "random", "ItemKNN", "EASE")
+    behind = [row.name for row in report.results if " - " in row.name and row.low <= 0]
+    assert [cell.endswith(" *") for cell in first[2:]] == [f"v1 - {name}" in behind for name in head[2:]]
+    assert "EASE" not in version_card(version, report).split("## Limits")[1]
     with pytest.raises(ConfigError, match="floors need exclude"):
         LinkPrediction("clicks", "likes", held_out, floors=True)
     with pytest.raises(ConfigError, match="called 'EASE' like a baseline"):
